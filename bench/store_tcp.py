@@ -28,8 +28,8 @@ import numpy as np
 SIZE, BATCH, FEW = 4096, 64, 4
 COPIES = (1, 2, 3)
 HERE = Path(__file__).parent
-# Bytes of docs/protocols/tcp.md: a request and a reply, an atomic with its operands, and a frame of a page.
-ASKS, SAYS, ATOMIC_ASKS, ATOMIC_SAYS, FRAME = 48, 24, 64, 32, SIZE + 64
+# Bytes of docs/protocols/tcp.md and pages.md: a request and a reply, an atomic with its operands, a frame, an intent.
+ASKS, SAYS, ATOMIC_ASKS, ATOMIC_SAYS, FRAME, INTENT = 48, 24, 64, 32, SIZE + 64, 40
 
 
 def calls_of(store):
@@ -68,13 +68,9 @@ def calls_of(store):
 def phases_of(copies):
     """What goes there and back, for each phase and copy: of a page that has not changed, without contention."""
     get = [(2 * ASKS, 2 * SAYS + FRAME + 8)] + [(0, 0)] * (copies - 1)
-    write = (ASKS + FRAME, SAYS)
-    lock, swap = (ATOMIC_ASKS, ATOMIC_SAYS), (ATOMIC_ASKS, ATOMIC_SAYS)
-    unlocks = 1 if copies > 1 else 0  # of the call before
-    first = tuple(each + lock[i] * (1 + unlocks) for i, each in enumerate(write))
-    put = [[first, *[write] * (copies - 1)]]
-    if copies > 1:
-        put.append([(0, 0), *[swap] * (copies - 1)])
+    write, intent, swap = (ASKS + FRAME, SAYS), (ASKS + INTENT, SAYS), (ATOMIC_ASKS, ATOMIC_SAYS)
+    parts = [write, swap] if copies == 1 else [write, intent, swap, swap]  # the last is the unlock of the call before
+    put = [[tuple(map(sum, zip(*parts, strict=True)))] * copies]
     return {"get": [get], "put": put}
 
 

@@ -33,15 +33,31 @@ static enum store_next put(struct store_allocation *m, struct store_env *e, int 
     enum store_next next = store_put_step(&m->put, m->changes, m->ops, NULL, e);
     m->n = m->put.n;
     m->sleep_ns = m->put.sleep_ns;
+    if (next == STORE_RECOVER) {
+        m->lock = m->put.lock;
+        m->locked = m->put.locked;
+        m->copy = m->put.copy;
+    }
     return next;
 }
 
-static void begin_put(struct store_allocation *m, uint32_t n)
+static enum store_next have_put(struct store_allocation *m, struct store_env *e);
+static enum store_next given_back(struct store_allocation *m, const struct store_env *e, int status);
+
+static enum store_next put_on(struct store_allocation *m, struct store_env *e, int step)
+{
+    enum store_next next = put(m, e, step);
+    if (next != STORE_DONE)
+        return next;
+    return step == ALLOCATION_PUTS ? have_put(m, e) : given_back(m, e, m->put.status);
+}
+
+static void begin_put(struct store_allocation *m, const struct store_env *e, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         m->changes[i] =
             (struct store_change){.number = m->changes[i].number, .from = m->changes[i].from, .to = m->changes[i].to};
-    m->put = (struct store_put){.count = n, .intents = m->intents};
+    m->put = (struct store_put){.count = n, .intents = m->intents, .lock_wait = e->lock_wait};
 }
 
 /* So many that their ops have room. */
@@ -52,13 +68,19 @@ static uint32_t batch(const struct store_env *e) { return e->copies > 2 ? PER_CH
 /* Of a page that is changed by a put. Others are in extents of one copy; a posting has changes of one kind. */
 static bool is_put(const struct store_env *e, uint64_t number) { return copies_of_page(e, number) > 1; }
 
+/* No place is out of reach, as far as it is known. */
+static bool all_answer(const struct store_allocation *m)
+{
+    return m->cause == -DSM_ESTOREFULL || m->cause == -DSM_EBUSY;
+}
+
 /* How many of the last pages are looked at together: of one kind. If places are out of reach: of one extent, since what
  * goes to others fails with them. */
 static uint32_t undo_batch(const struct store_allocation *m, const struct store_env *e)
 {
     uint32_t n = 0, most = m->have < batch(e) ? (uint32_t)m->have : batch(e);
     uint64_t last = page_number(m->ids[m->have - 1]);
-    bool any = m->cause == -DSM_ESTOREFULL;
+    bool any = all_answer(m);
     for (; n < most; n++) {
         uint64_t number = page_number(m->ids[m->have - 1 - n]);
         if (is_put(e, number) != is_put(e, last) || (!any && extent_of(e->shape, number) != extent_of(e->shape, last)))
@@ -111,14 +133,14 @@ static enum store_next give_back(struct store_allocation *m, struct store_env *e
         m->ops[i] = swap_of(e, m->changes[i].number, m->changes[i].from, m->changes[i].to);
     if (!puts)
         return post(m, changes, ALLOCATION_UNDOES);
-    begin_put(m, changes);
-    return put(m, e, ALLOCATION_UNPUTS);
+    begin_put(m, e, changes);
+    return put_on(m, e, ALLOCATION_UNPUTS);
 }
 
 /* status: of the changes, which were of one extent if places are out of reach. */
 static enum store_next given_back(struct store_allocation *m, const struct store_env *e, int status)
 {
-    if (status && m->cause != -DSM_ESTOREFULL)
+    if (status && !all_answer(m))
         m->lost |= 1ull << extent_of(e->shape, m->changes[0].number);
     return undo(m, e);
 }
@@ -147,6 +169,7 @@ static enum store_next wait_for_lock(struct store_allocation *m)
 /* The lock may be a mixture, and its holder no client. */
 static enum store_next prove_lock(struct store_allocation *m, const struct store_env *e)
 {
+    m->copy = 0;
     m->ops[0] = store_look_at_head(e, 0, m->locked, &m->heads[0]);
     return post(m, 1, ALLOCATION_PROVES);
 }
@@ -174,8 +197,11 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
     if (m->looked >= pages && m->lock && m->passes < PASSES)
         return e->mixes ? prove_lock(m, e) : wait_for_lock(m);
     if (m->looked >= pages) {
-        m->cause = err_set(DSM_ESTOREFULL, 0, "%llu pages, and fewer than %llu are free", (unsigned long long)pages,
-                           (unsigned long long)m->want);
+        if (m->busy)
+            m->cause = err_set(DSM_EBUSY, 0, "free pages are being changed by another client; try again later");
+        else
+            m->cause = err_set(DSM_ESTOREFULL, 0, "%llu pages, and fewer than %llu are free", (unsigned long long)pages,
+                               (unsigned long long)m->want);
         return undo(m, e);
     }
     most = next_most(m, e);
@@ -209,6 +235,7 @@ static bool is_free(struct store_allocation *m, const struct store_env *e, uint3
     if (!m->lock && may_be_locked(e, head)) {
         m->lock = head;
         m->locked = number_of(e, x, i);
+        m->copy = 0;
     }
     return false;
 }
@@ -263,8 +290,8 @@ static enum store_next take(struct store_allocation *m, struct store_env *e)
         return look(m, e);
     if (!is_put(e, m->changes[0].number))
         return post(m, n, ALLOCATION_SWAPS);
-    begin_put(m, n);
-    return put(m, e, ALLOCATION_PUTS);
+    begin_put(m, e, n);
+    return put_on(m, e, ALLOCATION_PUTS);
 }
 
 static enum store_next looked(struct store_allocation *m, struct store_env *e)
@@ -277,10 +304,10 @@ static enum store_next looked(struct store_allocation *m, struct store_env *e)
             return undo(m, e);
         }
     m->looked += (uint64_t)h->got * m->n;
-    for (uint32_t x = 0; e->copies > 1 && x < m->n; x++)
+    for (uint32_t x = 0; e->dues && e->dues->kept && x < m->n; x++)
         for (uint32_t i = 0; i < h->got; i++)
             if (!store_lock_is_own(e, h->words[x * h->got + i]))
-                store_stands_not(e, number_of(e, x, i));
+                store_seen_unlocked(e, number_of(e, x, i));
     return take(m, e);
 }
 
@@ -346,7 +373,9 @@ static enum store_next have_put(struct store_allocation *m, struct store_env *e)
         if (c->is == CHANGE_DONE)
             had(m, e, c->number, c->to);
     }
-    m->cause = m->put.status;
+    bool busy = m->put.status == -DSM_EBUSY && m->put.step != PUT_BEGINS;
+    m->busy |= busy;
+    m->cause = busy ? 0 : m->put.status; /* another page will do */
     if (m->cause)
         return undo(m, e);
     return m->have == m->want ? end(m, 0) : take(m, e);
@@ -372,14 +401,9 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
         return looked(m, e);
     case ALLOCATION_SWAPS:
         return taken(m, e);
-    case ALLOCATION_PUTS: {
-        enum store_next next = put(m, e, ALLOCATION_PUTS);
-        return next == STORE_DONE ? have_put(m, e) : next;
-    }
-    case ALLOCATION_UNPUTS: {
-        enum store_next next = put(m, e, ALLOCATION_UNPUTS);
-        return next == STORE_DONE ? given_back(m, e, m->put.status) : next;
-    }
+    case ALLOCATION_PUTS:
+    case ALLOCATION_UNPUTS:
+        return put_on(m, e, m->step);
     case ALLOCATION_PROVES:
         return proven(m, e);
     case ALLOCATION_WAITS:

@@ -49,6 +49,14 @@ static int frame_is_good(struct look *l, uint32_t k)
     return frame_holds(&h, l->frame + sizeof h, shape->page_bytes);
 }
 
+/* At another copy than the primary, which has that head: the lock of the change that has made it, whose unlock is late;
+ * or of one that is about to lose. A later change replaces it if its client is dead. */
+static bool is_passing(uint64_t word, uint64_t head)
+{
+    uint64_t behind = (head_version(head) - head_version(word)) & LOW28;
+    return head_locked(word) && !head_in_transaction(word) && behind <= 1;
+}
+
 /* What is wrong while l->head is the head. */
 static int look_once(struct look *l, dsm_store_fault *f)
 {
@@ -63,7 +71,7 @@ static int look_once(struct look *l, dsm_store_fault *f)
             rc = 1;
         if (rc < 0)
             return rc;
-        f->heads |= (uint8_t)((head != l->head) << k);
+        f->heads |= (uint8_t)((head != l->head && !is_passing(head, l->head)) << k);
         f->frames |= (uint8_t)((rc == 0) << k);
     }
     return 0;

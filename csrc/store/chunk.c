@@ -364,10 +364,21 @@ static enum store_next opened(struct store_chunking *m, struct store_env *e)
     return f->free ? is_open(m, e) : read_pids(m, e);
 }
 
+/* A lock of this client may stand at a backup alone, and stand for a frame that no head names. */
+static bool keeps_any(const struct store_env *e, uint32_t extent)
+{
+    for (uint32_t i = 0; e->dues && i < e->dues->n_kept; i++)
+        if (extent_of(e->shape, e->dues->pages[i]) == extent)
+            return copies_of(e, extent) > 1;
+    return false;
+}
+
 /* A chunk in doubt, or one whose opening got no answer, is the first that is looked at: a slot has one open. */
 static enum store_next begin(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = frames_in(m, e);
+    if (f->doubt && keeps_any(e, m->extent))
+        return end(m, err_set(DSM_EBUSY, 0, "what has become of an earlier change is not known yet; try again"));
     if (f->word && !f->doubt)
         return give_up(m, e);
     m->next = f->chunk % (uint32_t)e->shape->chunks;

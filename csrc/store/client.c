@@ -85,7 +85,10 @@ void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
     }
 }
 
-int store_recover(dsm_store *s, uint64_t number, uint64_t lock) { return posting_recover(s, number, lock); }
+int store_recover(dsm_store *s, uint64_t number, uint64_t lock, uint32_t copy)
+{
+    return posting_recover(s, number, lock, copy);
+}
 
 int store_explain(dsm_store *s, int rc) { return rc ? posting_explain(s, rc) : 0; }
 
@@ -104,8 +107,10 @@ static int open_chunk(dsm_store *s, uint32_t extent, bool whole)
 /* When all heads say that no frame is free, dead clients may have some. To look at each chunk takes long. */
 int store_open_chunk(dsm_store *s, uint32_t extent)
 {
+    if (s->frames[extent].doubt)
+        posting_try_kept(s);
     int rc = open_chunk(s, extent, false);
-    if (rc != -DSM_EBUSY)
+    if (rc != -DSM_EBUSY || s->frames[extent].doubt)
         return rc;
     int found = place_reap(s);
     if (found < 0)
@@ -143,7 +148,8 @@ int store_drive(dsm_store *s, struct store_op *m)
             rc = store_open_chunk(s, m->extent);
             break;
         case STORE_RECOVER:
-            rc = store_explain(s, store_recover(s, m->locked, m->lock));
+            rc = store_explain(s, store_recover(s, m->locked, m->lock, m->copy));
+            rc = store_must_go_on(m) ? 0 : rc; /* it waits on, with what it has locked */
             break;
         default:
             rc = store_explain(s, m->status);

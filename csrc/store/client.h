@@ -17,7 +17,7 @@ int store_exit(dsm_store *s, int rc);
 /* As posting_execute(), again for those that were certainly not executed. */
 void store_insist(dsm_store *s, dsm_op *ops, uint32_t n);
 /* For a machine that has met a lock on a page: resolves it if the holder is proven dead, or is this client. */
-int store_recover(dsm_store *s, uint64_t number, uint64_t lock);
+int store_recover(dsm_store *s, uint64_t number, uint64_t lock, uint32_t copy);
 /* Says in the error of a machine, -DSM_E…, what it can't know. Returns rc. */
 int store_explain(dsm_store *s, int rc);
 /* In an extent. No compare-swap that names a frame of the chunk that is open there may be under way. */

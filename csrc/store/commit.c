@@ -11,6 +11,7 @@
 #include "commit.h"
 
 #include "../base/error.h"
+#include "resolve.h"
 
 enum { TRIES = 4, SLEEP_SHORTEST = 1000000 }; /* of a copy that does not answer; ns */
 
@@ -463,14 +464,14 @@ static enum store_next copy(struct store_commit *m, struct store_env *e)
     return n ? post(m, n, COMMIT_COPIES) : finish(m, e, true);
 }
 
-/* The same compare-swap may be sent again: while the lock stands, a backup has the old head or the new one. */
+/* The same compare-swap may be sent again: while the lock stands, a backup has the new head, or the one before, or a
+ * lock of a change that has lost, or whose unlock is late. */
 static enum store_next copied(struct store_commit *m, struct store_env *e)
 {
-    bool all = true;
-    for (uint32_t i = 0; i < m->n; i++) {
-        const dsm_op *op = &m->ops[i];
-        all &= !op->status && (op->result == op->operand || op->result == op->desired);
-    }
+    bool all;
+    uint32_t n = replaced(m->ops, m->n, &all);
+    if (all && n)
+        return post(m, n, COMMIT_COPIES);
     if (all || ++m->tries >= TRIES)
         return finish(m, e, all);
     m->sleep_ns = (int64_t)SLEEP_SHORTEST << m->tries;

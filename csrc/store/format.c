@@ -21,6 +21,11 @@ static uint32_t crc_of(const struct store_header *h)
     return crc32((const uint8_t *)h, offsetof(struct store_header, crc));
 }
 
+static uint32_t format_of(uint32_t copies, uint32_t extents)
+{
+    return STORE_FORMAT + (extents > 1 ? STORE_FORMAT_EXTENTS : 0) + (copies > 1 ? STORE_FORMAT_COPIES : 0);
+}
+
 int store_format(void *memory, struct store_shape *s)
 {
     struct store_header *h = memory;
@@ -40,7 +45,7 @@ int store_format(void *memory, struct store_shape *s)
         h->extent = (uint16_t)s->extent;
         h->spread = (uint16_t)s->spread;
     }
-    h->format = s->extents > 1 ? STORE_FORMAT_EXTENTS : STORE_FORMAT;
+    h->format = format_of(s->copies, s->extents);
     h->crc = crc_of(h);
     *(uint64_t *)(void *)((char *)memory + STORE_COMPLETE) = s->copies * s->extents == 1;
     *(uint64_t *)(void *)((char *)memory + STORE_NODES) = s->nodes;
@@ -55,9 +60,9 @@ int store_parse(const void *bytes, struct store_shape *s)
     const struct store_header *h = bytes;
     if (h->crc != crc_of(h))
         return err_set(DSM_ECORRUPT, 0, "the header of the store is damaged");
-    if (h->format != STORE_FORMAT && h->format != STORE_FORMAT_EXTENTS)
-        return err_set(DSM_EVERSION, 0, "the store has layout %u, this release makes and reads %d and %d", h->format,
-                       STORE_FORMAT, STORE_FORMAT_EXTENTS);
+    if (h->format != format_of(h->copies, h->extents))
+        return err_set(DSM_EVERSION, 0, "the store has layout %u, this release makes and reads %u of one like this",
+                       h->format, format_of(h->copies, h->extents));
     *s = (struct store_shape){.page_bytes = h->page_bytes,
                               .slots = h->slots,
                               .copies = h->copies,
@@ -67,8 +72,7 @@ int store_parse(const void *bytes, struct store_shape *s)
                               .spread = h->spread,
                               .pages = h->pages,
                               .id = h->id};
-    if ((h->format == STORE_FORMAT_EXTENTS) != (h->extents > 1) || store_lay_out(s) || s->chunks != h->chunks ||
-        s->frames != h->frames || s->nbytes != h->object.nbytes)
+    if (store_lay_out(s) || s->chunks != h->chunks || s->frames != h->frames || s->nbytes != h->object.nbytes)
         return err_set(DSM_ECORRUPT, 0, "the header of the store contradicts itself");
     return 0;
 }

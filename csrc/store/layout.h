@@ -13,8 +13,9 @@
 #include <stdbool.h>
 
 enum {
-    STORE_FORMAT = 7, /* of a store of one extent */
-    STORE_FORMAT_EXTENTS = 8,
+    STORE_FORMAT = 7,         /* of a store of one copy and one extent; */
+    STORE_FORMAT_EXTENTS = 1, /* more of several extents, */
+    STORE_FORMAT_COPIES = 2,  /* and of several copies: 7 and 8 had another protocol there */
     STORE_HEADER = 128,
     STORE_COMPLETE = 128,
     STORE_EPOCH = 136,

@@ -7,8 +7,8 @@
  *                 posting, go the unlocks that are due (store_due_ops). The outcome of each op is in its status
  *   STORE_SLEEP   wait for m->sleep_ns, and then step again
  *   STORE_FRAMES  open a chunk of the extent that m->extent says (store_open_chunk_step), and then step again
- *   STORE_RECOVER page m->locked has been locked with m->lock for a while. If the holder is proven dead, resolve it
- *                 (store_resolve_step). Then step again in either case
+ *   STORE_RECOVER copy m->copy of page m->locked has been locked with m->lock for a while. If the holder is proven
+ *                 dead, resolve it (store_resolve_step). Then step again in either case
  *   STORE_DONE    m->status is the result, 0 or -DSM_E…
  * Ops with their status are all that a machine learns of the memory. An op that was posted must end, whatever its
  * outcome, before the machine may be given up: its buffers lie in the machine.
@@ -93,22 +93,21 @@ struct store_heads {
     uint64_t words[HEADS_MOST];
 };
 
-/* Locks that have done their work: each is to become 'next' at its primary, if it still stands there. A change is done
- * before that; other clients wait for it. */
+/* Locks that have done their work: each is to become 'next' at some copies, if it still stands there. A change is done
+ * before that; other clients wait for the primary. */
 enum { STORE_DUES = RECORD_PAGES };
 #define NO_INTENT UINT32_MAX
 struct store_due {
     uint64_t number, lock, next; /* of the page */
     uint32_t intent;             /* that tells of the lock */
-    bool sent;                   /* its op was in what store_due_ops() has made last, and may be under way */
-    bool gone;                   /* it was sent, and is not to be sent again, whatever is answered */
+    uint8_t left;                /* the copies, a bit each */
+    uint8_t sent;                /* those whose ops were in what store_due_ops() has made last, and may be under way */
 };
 struct store_dues {
     uint32_t n;
     uint64_t unsettled; /* places to which a WRITE of a frame may still be under way, a bit each */
     struct store_due of[STORE_DUES];
-    uint64_t late; /* extents whose primary has not answered: their unlocks hold up what goes to others. A bit each */
-    bool backs;    /* there may be ways back among them: 'next' is the head before */
+    uint64_t late; /* places that have not answered: their unlocks hold up what goes to others. A bit each */
     /* A lock of this client may stand that is not in the list, since what became of its change is not known: at one of
      * these pages. Each has an intent, or is of the transaction before. */
     bool kept;
@@ -117,8 +116,8 @@ struct store_dues {
     uint64_t pages[INTENTS + RECORD_PAGES + 1];
 };
 
-/* The intents of a client, in all extents: in each of them a place of its area is for the same one. None is used again
- * while a lock of which it tells may stand. */
+/* The intents of a client, in all extents: in each copy of them a place of its area is for the same one. None is used
+ * again while a lock of which it tells may stand at any copy. */
 struct store_intents {
     uint64_t seq; /* of the last one */
     uint32_t next;
@@ -159,6 +158,9 @@ static inline void store_count_retry(const struct store_env *e)
     if (e->retries)
         fetch_add_u64(e->retries, 1);
 }
+
+/* A lock of another client: how long before its holder is asked about, and how often then; ns. */
+enum { LOCK_ASK_AFTER = 20000000, LOCK_ASK_EVERY = 50000000 };
 
 /* ---- places ---- */
 
@@ -264,36 +266,47 @@ static inline void store_looked(const struct store_env *e, dsm_op *ops, uint32_t
 
 /* ---- changes of heads at all copies, of which there are several: put.c ---- */
 
-/* CHANGE_REFUSED: another head was there. FAILED: it has certainly not been made. UNKNOWN: it may have been */
-enum change { CHANGE_BEGINS, CHANGE_UNSURE, CHANGE_LOCKED, CHANGE_DONE, CHANGE_REFUSED, CHANGE_FAILED, CHANGE_UNKNOWN };
+/* CHANGE_LOSES: its locks are taken back, since it has not got the primary, or is given up. REFUSED: another head was
+ * at the primary. FAILED: it has certainly not been made. UNKNOWN: it may have been. */
+enum change { CHANGE_BEGINS, CHANGE_LOSES, CHANGE_DONE, CHANGE_REFUSED, CHANGE_FAILED, CHANGE_UNKNOWN };
 
 struct store_change {
     uint64_t number, from, to; /* of the page */
     enum change is;
     uint32_t intent;                  /* its place among those of the client */
-    uint64_t found;                   /* CHANGE_REFUSED: the head */
-    uint8_t done, unsure;             /* backups that have 'to', and those of which it is not known: a bit each copy */
-    uint64_t seen[STORE_COPIES_MOST]; /* the heads there */
+    bool refused;                     /* by the primary, which had */
+    uint64_t found;                   /* this head */
+    uint8_t has, unsure;              /* copies with its lock, and those of which it is not known: a bit each copy */
+    uint8_t waits;                    /* for the lock of another client, which has not got the primary, to go */
+    uint8_t looks, swaps, undoes;     /* what was asked of the copies in the last posting */
+    uint64_t seen[STORE_COPIES_MOST]; /* what is there, without its lock */
 };
 
-enum put_step { PUT_BEGINS, PUT_LOCKS, PUT_SETTLES, PUT_FRAMES, PUT_COPIES, PUT_SLEEPS, PUT_UNDOES };
+enum put_step { PUT_BEGINS, PUT_LOCKS, PUT_GOES_ON, PUT_SLEEPS };
 
 struct store_put {
-    int status, cause; /* the first error */
-    int failed;        /* that of a change that could not be locked */
+    int status;
+    int failed; /* the first error of a change whose primary could not be reached */
     enum put_step step;
     uint32_t count, n, tries;     /* changes, of different pages; ops */
     struct store_intent *intents; /* room for one of each change */
-    uint32_t place;               /* at which the error was */
-    uint64_t unwritten;           /* places that have not got the frame, or not answered yet, a bit each */
-    uint64_t seen;                /* a slot that was read for its answer alone */
+    uint64_t unwritten;           /* places that have not got frame and intents, or not answered yet, a bit each */
+    uint32_t ahead;               /* ops that write these, ahead of the others */
+    bool undoing;                 /* all is given up */
+    bool erred;                   /* an op of the last posting has failed; */
+    int error, cause;             /* the first of them, or that because of which all is given up, */
+    uint32_t place;               /* and where it was */
     int64_t sleep_ns;
+    int64_t ends, lock_wait; /* as that of an op; for a lock, ns */
+    uint64_t lock, locked;   /* the one that was met at a backup, and the page; */
+    uint32_t copy, waited;   /* at which; how often it was seen; */
+    int64_t since, asked;    /* when it was met; when its holder was last asked about */
 };
 
 /* write: the op that writes the frame which the change names, for any copy; NULL: they name none. ops: room for
- * STORE_OPS_MOST if it is one change, else for STORE_MANY_MOST, and for count · (copies - 1). Afterwards each change
- * says what has become of it. No older lock of this client may stand at these pages (store_may_stand). */
-enum { STORE_OPS_MOST = STORE_COPIES_MOST + 2, STORE_MANY_MOST = 2 * PER_CHUNK + STORE_PLACES_MOST };
+ * STORE_OPS_MOST if it is one change, else for STORE_MANY_MOST; count · copies is at most 2 · PER_CHUNK. Afterwards
+ * each change says what has become of it. */
+enum { STORE_OPS_MOST = 3 * STORE_COPIES_MOST, STORE_MANY_MOST = 4 * PER_CHUNK };
 enum store_next store_put_step(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                                struct store_env *e);
 
@@ -311,14 +324,21 @@ static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
 
 /* A lock of this client may stand there, and is to be resolved. */
 void store_keep(struct store_env *e, uint64_t number);
+/* At the primary. */
 void store_add_due(struct store_env *e, uint64_t number, uint64_t lock, uint64_t next);
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
 /* An older lock of this client may stand at the page, in the place of the one that a change of this head would set: it
  * is kept, or its unlock is due. Until the page was looked at no such change begins: there would be two intents that
  * fit the lock. */
 bool store_may_stand(const struct store_env *e, uint64_t number, uint64_t head);
-/* The head has been read, or resolved, and is not locked by this client. */
+/* No copy of the page is locked by this client, but for locks whose unlocks are due. */
 void store_stands_not(struct store_env *e, uint64_t number);
+/* The same, if the page has one copy, whose head has been read and is not locked by this client. */
+static inline void store_seen_unlocked(struct store_env *e, uint64_t number)
+{
+    if (e->dues && e->dues->kept && copies_of_page(e, number) == 1)
+        store_stands_not(e, number);
+}
 /* No lock of this client is left, nor a change under way. */
 void store_is_swept(struct store_env *e);
 /* Ops for up to 'most' of them that are not late, the oldest first. Returns how many. Those of before have been told to
@@ -338,6 +358,7 @@ enum { RESOLVE_OPS = PER_CHUNK };
 struct store_resolve {
     int status;
     uint64_t number, lock; /* of the page; as it was read before the proof. 0: what is to be resolved is */
+    uint32_t copy;         /* where it was read */
     uint32_t slot, mark;   /* the last transaction of this client, if it has left locks */
 
     enum {
@@ -357,6 +378,7 @@ struct store_resolve {
     uint64_t parts; /* places of the extents that it changes; */
     uint64_t words[STORE_PLACES_MOST];
     struct tx_record record;
+    struct store_intent intents[STORE_COPIES_MOST][INTENTS]; /* of the client */
     dsm_op ops[RESOLVE_OPS];
 };
 
@@ -372,7 +394,7 @@ struct store_sweep {
     uint32_t slot, mark;
 
     enum { SWEEP_BEGINS, SWEEP_LOOKS, SWEEP_RESOLVES } step;
-    uint32_t extent; /* that is looked at, from index 'looked' on */
+    uint32_t extent, copy; /* that is looked at, from index 'looked' on */
     uint64_t looked;
     uint32_t n, got, at; /* ops; heads at hand, and the place in them */
     dsm_op *ops;
@@ -408,7 +430,8 @@ struct store_op {
     uint32_t frame;             /* that is being written */
     int cause;                  /* of a doubt */
     int64_t sleep_ns;
-    uint64_t lock, locked; /* the one that was met, and the page */
+    uint64_t lock, locked; /* the one that was met, and the page; */
+    uint32_t copy;         /* at which */
     int64_t since, asked;  /* when it was met; when its holder was last asked about */
     uint32_t waits;        /* looks that found a lock */
     uint32_t extent;       /* of the frame */
@@ -463,7 +486,9 @@ struct store_allocation {
     uint64_t looked;       /* how many heads were read; */
     uint32_t most;         /* the last time, at most */
     uint32_t n, passes;    /* ops; how often all heads were looked at since a page was had */
-    uint64_t lock, locked; /* one that was met, 0: none; and the page */
+    uint64_t lock, locked; /* one that was met, 0: none; and the page; */
+    uint32_t copy;         /* at which */
+    bool busy;             /* a page could not be had because of one */
     uint64_t lost;         /* extents to which no page can be given back, a bit each */
     int64_t sleep_ns;
     int cause;

@@ -26,7 +26,7 @@ static int drive(dsm_store *s, struct store_outcome *m)
                              (unsigned long long)m->look.pid);
             break;
         case STORE_RECOVER:
-            rc = store_explain(s, store_recover(s, m->look.locked, m->look.lock));
+            rc = store_explain(s, store_recover(s, m->look.locked, m->look.lock, m->look.copy));
             break;
         default:
             return store_explain(s, m->status);

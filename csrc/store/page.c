@@ -19,9 +19,8 @@ enum {
 }; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
 /* A lock of another client: how long before its holder is asked about, and until the op ends. */
 enum { DUE_SOON = 4 }; /* looks, until an unlock of this client is not waited for any more */
-enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
 /* Long enough to find out whether the client that holds a lock is dead. */
-enum { HURRIED_WAIT = 2 * ASK_AFTER };
+enum { HURRIED_WAIT = 2 * LOCK_ASK_AFTER };
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
 static enum store_next end(struct store_op *m, int status)
@@ -121,6 +120,12 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
 
 /* ---- locks ---- */
 
+/* Until the op ends. */
+static int64_t lock_wait(const struct store_op *m, const struct store_env *e)
+{
+    return m->hurries && e->lock_wait > HURRIED_WAIT ? HURRIED_WAIT : e->lock_wait;
+}
+
 /* The value before is not returned: what has locked the page may have been acknowledged. One of this client is due, or
  * was left by an op whose outcome is unknown; or another thread is in a commit. */
 static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
@@ -131,17 +136,17 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     }
     m->lock = lock;
     m->locked = page_number(m->pid);
+    m->copy = 0;
     m->waits++;
     bool own = store_lock_is_own(e, lock);
     m->own = m->bad = false;
     m->guess = 0;
-    int64_t wait = m->hurries && e->lock_wait > HURRIED_WAIT ? HURRIED_WAIT : e->lock_wait;
-    if (is_over(m, e) || (!own && e->now - m->since > wait))
+    if (is_over(m, e) || (!own && e->now - m->since > lock_wait(m, e)))
         return end_of_page(m, err_set(DSM_EBUSY, 0,
                                       "page %llu is being changed by another client; try again later, or end it",
                                       (unsigned long long)m->pid));
     if ((own && (e->dues->kept || m->waits % DUE_SOON == 0)) ||
-        (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
+        e->now - m->asked >= (m->asked == m->since ? LOCK_ASK_AFTER : LOCK_ASK_EVERY)) {
         m->asked = e->now;
         m->step = OP_SLEEPS;
         return STORE_RECOVER;
@@ -160,6 +165,11 @@ static enum store_next put(struct store_op *m, struct store_env *e)
     enum store_next next = store_put_step(&m->put, &m->change, m->ops, framed ? &m->write : NULL, e);
     m->n = m->put.n;
     m->sleep_ns = m->put.sleep_ns;
+    if (m->put.waited) {
+        m->lock = m->put.lock;
+        m->locked = m->put.locked;
+        m->copy = m->put.copy;
+    }
     return next == STORE_DONE ? has_put(m, e) : next;
 }
 
@@ -170,7 +180,7 @@ static enum store_next swap(struct store_op *m, struct store_env *e, uint64_t ne
     if (copies_of_page(e, page_number(m->pid)) > 1) {
         m->write = m->ops[0];
         m->change = (struct store_change){.number = page_number(m->pid), .from = m->guess, .to = next};
-        m->put = (struct store_put){.count = 1, .intents = &m->intent};
+        m->put = (struct store_put){.count = 1, .intents = &m->intent, .ends = m->ends, .lock_wait = lock_wait(m, e)};
         return put(m, e);
     }
     m->ops[behind] = store_swap_head(e, 0, page_number(m->pid), m->guess, next);
@@ -262,7 +272,7 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
         if (m->ops[i].status)
             return end(m, m->ops[i].status);
     if (!store_lock_is_own(e, m->head))
-        store_stands_not(e, page_number(m->pid));
+        store_seen_unlocked(e, page_number(m->pid));
     if (m->n == 1)
         return see(m, e, m->head, true);
     bool proves = m->own || m->head == m->guess;
@@ -355,7 +365,7 @@ static enum store_next has_put(struct store_op *m, struct store_env *e)
         return refused(m, e, m->change.found);
     default:
         put_back(m, e);
-        return end(m, m->put.status);
+        return m->put.status == -DSM_EBUSY ? end_of_page(m, m->put.status) : end(m, m->put.status);
     }
 }
 

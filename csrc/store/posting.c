@@ -1,8 +1,8 @@
 /*
  * The ops of a client, where a store has several copies, or after a transaction. What is due, the end of locks whose
  * changes are done, goes along with the next posting, and is started at the end of a call, so that other clients need
- * not wait for the next one. It is collected after a later posting to the primary: that is the same connection, so no
- * call waits for it. Where memory is mapped, a commit settles it at once.
+ * not wait for the next one. It is collected after a later posting to the place of the last of it: that is the same
+ * connection, so no call waits for it. Where memory is mapped, a commit settles it at once.
  *
  * A lock of this client whose change is not known to be made or not is kept. The calls after that try to resolve it, in
  * a ninth of their time at most, since a copy that does not answer takes long to try.
@@ -21,13 +21,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POSTING_MOST = COMMIT_OPS };
+enum { POSTING_MOST = COMMIT_OPS, DUE_OPS = STORE_DUES * STORE_COPIES_MOST };
 _Static_assert(POSTING_MOST >= STORE_OPS_MOST * PER_CHUNK, "all pages of a window");
 enum { PAUSE = 100000000, PAUSES = 8 }; /* between tries to resolve what is kept: ns, and times the last one took */
 
 struct store_posting {
-    dsm_op list[STORE_DUES + POSTING_MOST];
-    dsm_op started[STORE_DUES];
+    dsm_op list[DUE_OPS + POSTING_MOST];
+    dsm_op started[DUE_OPS];
     dsm_op commit[COMMIT_OPS];
     dsm_op held[RECORD_PAGES];
     dsm_op again[STORE_MANY_MOST];
@@ -64,15 +64,14 @@ static uint32_t place_at(const dsm_store *s, const dsm_op *op)
     return k;
 }
 
-/* These have ended. An extent whose primary has failed is late, for eight times as long as that took, or until it has
- * answered to what the caller wants there. */
+/* These have ended. A place that has failed is late, for eight times as long as that took, or until it has answered to
+ * what the caller wants there. */
 static void note_late(dsm_store *s, const dsm_op *ops, uint32_t n, int64_t began)
 {
     uint64_t late = s->dues.late;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t k = place_at(s, &ops[i]), extent = extent_at(&s->env, k);
-        uint64_t bit = 1ull << extent;
-        if (k == first_of(&s->env, extent) && ops[i].status != -DSM_ECANCELED)
+        uint64_t bit = 1ull << place_at(s, &ops[i]);
+        if (ops[i].status != -DSM_ECANCELED)
             late = ops[i].status ? late | bit : late & ~bit;
     }
     if (late & ~s->dues.late)
@@ -82,7 +81,7 @@ static void note_late(dsm_store *s, const dsm_op *ops, uint32_t n, int64_t began
 
 static int execute(dsm_store *s, dsm_op *ops, uint32_t n)
 {
-    bool spread = s->shape.extents > 1;
+    bool spread = store_places(&s->env) > 1;
     int64_t began = spread ? clock_ns() : 0;
     uint64_t nbytes = 0;
     size_t failed = 0;
@@ -104,7 +103,7 @@ void posting_collect(dsm_store *s)
         return;
     dsm_failure why = *dsm_last_error();
     int64_t began = clock_ns();
-    if (dsm_finish(p->ticket, remote_timeout(s->at[0]), NULL) && s->shape.extents > 1)
+    if (dsm_finish(p->ticket, remote_timeout(s->at[0]), NULL) && store_places(&s->env) > 1)
         note_late(s, p->started, p->n, began);
     err_again(&why);
     p->ticket = NULL;
@@ -144,15 +143,15 @@ static void execute_mapped(dsm_op *ops, uint32_t n)
 static void execute_more(dsm_store *s, dsm_op *ops, uint32_t n)
 {
     struct store_posting *p = s->posting;
-    uint32_t due = p->ticket ? 0 : store_due_ops(&s->env, p->list, STORE_DUES);
-    bool primary = false;
+    uint32_t due = p->ticket ? 0 : store_due_ops(&s->env, p->list, DUE_OPS);
+    bool behind = s->dues.n > STORE_DUES / 2; /* or so many that there is soon no room for more */
     memcpy(p->list + due, ops, n * sizeof *ops);
     execute(s, p->list, due + n);
     memcpy(ops, p->list + due, n * sizeof *ops);
     store_due_done(&s->env, p->list, due);
     for (uint32_t i = 0; i < n && p->ticket; i++)
-        primary |= ops[i].remote == p->started[0].remote;
-    if (primary)
+        behind |= ops[i].remote == p->started[p->n - 1].remote;
+    if (behind)
         posting_collect(s);
 }
 
@@ -190,7 +189,7 @@ static int execute_dues(dsm_store *s)
 {
     struct store_posting *p = s->posting;
     s->dues.late = 0;
-    uint32_t n = store_due_ops(&s->env, p->started, STORE_DUES);
+    uint32_t n = store_due_ops(&s->env, p->started, DUE_OPS);
     int rc = 0;
     if (remote_is_mapped(s->at[0]))
         execute_mapped(p->started, n);
@@ -209,7 +208,7 @@ void posting_unlock(dsm_store *s)
         return;
     posting_collect(s);
     dsm_failure why = *dsm_last_error();
-    p->n = store_due_ops(&s->env, p->started, STORE_DUES);
+    p->n = store_due_ops(&s->env, p->started, DUE_OPS);
     if (p->n && dsm_submit(s->at[0]->ctx, p->started, p->n, &p->ticket, NULL))
         p->ticket = NULL; /* they stay due */
     err_again(&why);
@@ -287,9 +286,9 @@ static int holder_is_dead(dsm_store *s, uint64_t lock)
     return 1;
 }
 
-int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
+int posting_recover(dsm_store *s, uint64_t number, uint64_t lock, uint32_t copy)
 {
-    struct store_resolve m = {.number = number, .lock = lock};
+    struct store_resolve m = {.number = number, .lock = lock, .copy = copy};
     if (store_lock_is_own(&s->env, lock)) /* where memory is mapped, another thread is in a commit */
         return remote_is_mapped(s->at[0]) ? 0 : resolve(s, &m);
     int rc = holder_is_dead(s, lock);
@@ -298,29 +297,34 @@ int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
 
 /* The READ uses a new connection, so a compare-swap of before has set its lock by then, or never will. 1: its unlock is
  * due. */
-static int resolve_kept(dsm_store *s, uint64_t number)
+static int resolve_kept_at(dsm_store *s, uint64_t number, uint32_t copy)
 {
     uint64_t head;
-    int rc = sure_words(s->at[place_of(&s->env, number, 0)], head_of_page_at(&s->shape, number), &head, 1);
+    int rc = sure_words(s->at[place_of(&s->env, number, copy)], head_of_page_at(&s->shape, number), &head, 1);
     if (!rc && store_is_due(&s->env, number, head))
         return 1;
-    if (!rc && store_lock_is_own(&s->env, head)) {
-        struct store_resolve m = {.number = number, .lock = head};
-        rc = resolve(s, &m);
-    }
+    if (rc || !store_lock_is_own(&s->env, head))
+        return rc;
+    struct store_resolve m = {.number = number, .lock = head, .copy = copy};
+    return resolve(s, &m);
+}
+
+static int resolve_kept(dsm_store *s, uint64_t number)
+{
+    int rc = 0;
+    for (uint32_t k = 0; k < copies_of_page(&s->env, number) && !rc; k++)
+        rc = resolve_kept_at(s, number, k);
     if (!rc)
         store_stands_not(&s->env, number);
     return rc;
 }
 
 /* What can't be resolved in one extent leaves others alone. */
-static void resolve_all_kept(dsm_store *s)
+void posting_try_kept(dsm_store *s)
 {
     struct store_dues *d = &s->dues;
     uint64_t failed = 0;
     int64_t began = clock_ns(), took;
-    if (began < s->posting->resume)
-        return;
     for (uint32_t i = d->n_kept; i--;) {
         uint64_t number = d->pages[i], bit = 1ull << extent_of(&s->shape, number);
         if (!(failed & bit) && resolve_kept(s, number))
@@ -334,8 +338,8 @@ void posting_begin(dsm_store *s)
 {
     if (s->dues.late && clock_ns() >= s->posting->unlocks)
         s->dues.late = 0;
-    if (s->dues.kept)
-        resolve_all_kept(s);
+    if (s->dues.kept && clock_ns() >= s->posting->resume)
+        posting_try_kept(s);
     s->dues.blamed = 0;
     s->posting->failed = store_places(&s->env);
     s->posting->holder = 0;

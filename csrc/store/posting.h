@@ -22,13 +22,15 @@ void posting_collect(dsm_store *s);
 dsm_op *posting_ops(const dsm_store *s);
 /* Closes the chunks that transactions have held. What can't be closed now is closed another time. */
 int posting_close_held(dsm_store *s);
+/* Resolves locks that are kept, as far as their copies answer. */
+void posting_try_kept(dsm_store *s);
 /* Afterwards no lock of this client is left. */
 int posting_settle(dsm_store *s);
 /* Resolves all locks of the slot with this mark. */
 int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark);
-/* Resolves the lock if it is this client's, or its holder is proven dead; otherwise it remembers which client that is.
+/* Resolves the lock at this copy if it is this client's, or its holder is proven dead; else it remembers that client.
  * Both are 0. */
-int posting_recover(dsm_store *s, uint64_t number, uint64_t lock);
+int posting_recover(dsm_store *s, uint64_t number, uint64_t lock, uint32_t copy);
 /* The failure is about this place. Where there is one, nothing is noted. */
 void posting_blame(dsm_store *s, uint32_t place);
 /* How messages call a place. */

@@ -1,9 +1,12 @@
 /*
- * Changes of heads where a store has several copies: the head is locked at the primary, changed at the backups, and
- * then it is done. The unlock at the primary is due from then on (store_due_ops).
+ * Changes of heads where a store has several copies: the head is locked at all of them, in one posting, and then the
+ * change is made. The unlocks are due from then on (store_due_ops). Decision 34 has the argument, and
+ * tests/model/put_once.pml the model.
  *
- * Before the lock an intent goes to the primary, which says to a recovery what the lock stands for. So a change may be
- * said to have failed only if its lock was certainly never set, or is gone.
+ * Ahead of each lock an intent goes to the copy, which says to a recovery what the lock stands for; and the frame does.
+ * A client that does not get the primary takes its locks back, and a change has failed only when they are certainly
+ * gone. One that has the primary waits for a backup until the lock of such a loser is gone; a lock of the version
+ * before, whose unlock is late, it replaces: that change was made.
  *
  * No client passes a lock of one that is not proven dead. So what this client does not know after an answer was lost
  * it reads over a new connection, before which the old one was closed, and goes on from there.
@@ -11,7 +14,8 @@
 #include "../base/error.h"
 #include "machine.h"
 
-enum { TRIES = 4, SLEEP_SHORTEST = 1000000 }; /* of a copy that does not answer; ns */
+enum { TRIES = 4, SLEEP_SHORTEST = 1000000 };                             /* of a copy that does not answer; ns */
+enum { WAIT_SHORTEST = 2000, WAIT_LONGEST = 1000000, WAITS_DOUBLED = 9 }; /* for a lock; ns */
 
 /* ---- intents ---- */
 
@@ -42,21 +46,32 @@ static bool take_places(struct store_intents *t, uint32_t count, uint32_t *first
     return true;
 }
 
-/* The ops that write them, each what is of one extent. They are behind the unlocks that are due, and before the locks
- * of which they tell. Returns how many. */
+/* The ops that write those of changes i to end - 1, which are of one extent, to its places that have not got them.
+ * Returns how many. */
+static uint32_t write_row(struct store_put *p, const struct store_change *changes, uint32_t i, uint32_t end,
+                          dsm_op *ops, const struct store_env *e)
+{
+    uint32_t n = 0;
+    uint64_t left = places_of(e, extent_of(e->shape, changes[i].number)) & p->unwritten;
+    for (; left; left &= left - 1)
+        ops[n++] = (dsm_op){.remote = e->at[__builtin_ctzll(left)],
+                            .code = DSM_OP_WRITE,
+                            .offset = intents_at(e->shape, e->slot) + (uint64_t)INTENT_BYTES * changes[i].intent,
+                            .local = &p->intents[i],
+                            .nbytes = INTENT_BYTES * (uint64_t)(end - i)};
+    return n;
+}
+
 static uint32_t write_intents(struct store_put *p, const struct store_change *changes, dsm_op *ops,
                               const struct store_env *e)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < p->count; i++)
-        if (i && extent_of(e->shape, changes[i].number) == extent_of(e->shape, changes[i - 1].number))
-            ops[n - 1].nbytes += INTENT_BYTES;
-        else
-            ops[n++] = (dsm_op){.remote = e->at[place_of(e, changes[i].number, 0)],
-                                .code = DSM_OP_WRITE,
-                                .offset = intents_at(e->shape, e->slot) + (uint64_t)INTENT_BYTES * changes[i].intent,
-                                .local = &p->intents[i],
-                                .nbytes = INTENT_BYTES};
+    uint32_t n = 0, end;
+    for (uint32_t i = 0; i < p->count; i = end) {
+        uint32_t extent = extent_of(e->shape, changes[i].number);
+        for (end = i + 1; end < p->count && extent_of(e->shape, changes[end].number) == extent;)
+            end++;
+        n += write_row(p, changes, i, end, ops + n, e);
+    }
     return n;
 }
 
@@ -100,42 +115,46 @@ static void add_due_of(struct store_env *e, const struct store_due *due)
 
 void store_add_due(struct store_env *e, uint64_t number, uint64_t lock, uint64_t next)
 {
-    add_due_of(e, &(struct store_due){.number = number, .lock = lock, .next = next, .intent = NO_INTENT});
-}
-
-static void add_due(struct store_env *e, const struct store_change *c, uint64_t next)
-{
-    e->dues->backs |= next == c->from;
-    add_due_of(e, &(struct store_due){
-                      .number = c->number, .lock = store_lock_of(e, c->from), .next = next, .intent = c->intent});
+    add_due_of(e, &(struct store_due){.number = number, .lock = lock, .next = next, .left = 1, .intent = NO_INTENT});
 }
 
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock)
 {
     for (uint32_t i = 0; e->dues && i < e->dues->n; i++)
-        if (e->dues->of[i].number == number && e->dues->of[i].lock == lock && !e->dues->of[i].gone)
+        if (e->dues->of[i].number == number && e->dues->of[i].lock == lock)
             return true;
     return false;
 }
 
+/* Those of a change, at its copies. */
+static uint32_t unlock(const struct store_env *e, struct store_due *due, dsm_op *ops, uint32_t most)
+{
+    uint32_t n = 0;
+    due->sent = 0;
+    for (uint32_t left = due->left; left && n < most; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctz(left);
+        if (e->dues->late >> place_of(e, due->number, k) & 1)
+            continue;
+        due->sent |= (uint8_t)(1u << k);
+        ops[n++] = store_swap_head(e, k, due->number, due->lock, due->next);
+    }
+    return n;
+}
+
 uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most)
 {
-    struct store_dues *d = e->dues;
-    uint32_t n = 0, left = 0;
-    for (uint32_t i = 0; d && i < d->n; i++) {
-        struct store_due due = d->of[i];
-        if (due.gone) {
-            release(e, due.intent);
-            continue;
-        }
-        due.sent = n < most && !(d->late >> extent_of(e->shape, due.number) & 1);
-        if (due.sent)
-            ops[n++] = store_swap_head(e, 0, due.number, due.lock, due.next);
-        d->of[left++] = due;
-    }
-    if (d)
-        d->n = left;
+    uint32_t n = 0;
+    for (uint32_t i = 0; e->dues && i < e->dues->n; i++)
+        n += unlock(e, &e->dues->of[i], ops + n, most - n);
     return n;
+}
+
+static bool is_kept(const struct store_env *e, uint64_t number)
+{
+    for (uint32_t i = 0; i < e->dues->n_kept; i++)
+        if (e->dues->pages[i] == number)
+            return true;
+    return false;
 }
 
 bool store_may_stand(const struct store_env *e, uint64_t number, uint64_t head)
@@ -143,33 +162,16 @@ bool store_may_stand(const struct store_env *e, uint64_t number, uint64_t head)
     const struct store_dues *d = e->dues;
     if (!d || (!d->kept && !d->n))
         return false;
-    for (uint32_t i = 0; i < d->n_kept; i++)
-        if (d->pages[i] == number)
-            return true;
-    return store_is_due(e, number, store_lock_of(e, head));
+    return is_kept(e, number) || store_is_due(e, number, store_lock_of(e, head));
 }
 
-static bool is_back(const struct store_due *due) { return head_version(due->next) == head_version(due->lock); }
-
-/* A way back has been executed, or its lock was never set. Sent again it would undo the next lock from this head. One
- * that was sent stays in the list until it has ended: answers come in the order of the list. */
 void store_stands_not(struct store_env *e, uint64_t number)
 {
     struct store_dues *d = e->dues;
-    uint32_t left = 0, kept = 0;
-    if (!d || (!d->kept && !d->backs))
-        return;
-    for (uint32_t i = 0; i < d->n; i++) {
-        struct store_due *due = &d->of[i];
-        bool ends = due->number == number && is_back(due);
-        due->gone |= ends;
-        if (!ends || due->sent)
-            d->of[left++] = *due;
-    }
+    uint32_t kept = 0;
     for (uint32_t i = 0; i < d->n_kept; i++)
         if (d->pages[i] != number)
             d->pages[kept++] = d->pages[i];
-    d->n = left;
     d->n_kept = kept;
     d->kept = kept;
     for (uint32_t i = 0; i < INTENTS; i++) {
@@ -195,18 +197,16 @@ void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n)
     uint32_t left = 0, at = 0;
     for (uint32_t i = 0; d && i < d->n; i++) {
         struct store_due *due = &d->of[i];
-        bool ended = due->sent && at < n;
-        int status = ended ? ops[at++].status : 0;
-        due->sent &= !ended;
-        if (!ended || (status && !due->gone))
+        for (; due->sent && at < n; due->sent &= (uint8_t)(due->sent - 1))
+            if (!ops[at++].status)
+                due->left &= (uint8_t) ~(due->sent & -due->sent);
+        if (due->left)
             d->of[left++] = *due;
         else
             release(e, due->intent);
     }
-    if (d) {
+    if (d)
         d->n = left;
-        d->backs &= left > 0;
-    }
 }
 
 /* ---- steps ---- */
@@ -217,125 +217,269 @@ static enum store_next end(struct store_put *p, int status)
     return STORE_DONE;
 }
 
-static enum store_next post(struct store_put *p, uint32_t n, enum put_step step)
-{
-    p->n = n;
-    p->step = step;
-    return STORE_POST;
-}
-
+/* The first error of a posting, but for ops that another one has ended; or the one because of which all is given up. */
 static void note(struct store_put *p, const dsm_op *op, uint32_t place)
 {
-    if (p->status && p->status != -DSM_ECANCELED)
+    p->erred = true;
+    if (p->error && (p->undoing || p->error != -DSM_ECANCELED))
         return;
-    p->status = op->status;
+    p->error = op->status;
     p->cause = op->cause;
     p->place = place;
 }
 
-/* A change has not been made, and the page is not locked by it, or not for long. */
-static void fail(struct store_put *p, const dsm_op *op)
+static uint8_t copies_bits(const struct store_env *e, const struct store_change *c)
 {
-    if (!p->failed || p->failed == -DSM_ECANCELED)
-        p->failed = op->status;
+    return (uint8_t)((1u << copies_of_page(e, c->number)) - 1);
 }
 
-/* What is sent to a place later uses a new connection, so nothing of before is under way then. */
-static void written(struct store_put *p, struct store_env *e, const dsm_op *op, uint32_t place)
-{
-    if (!op->status) {
-        p->unwritten &= ~(1ull << place);
-        e->dues->unsettled &= ~(1ull << place);
-        return;
-    }
-    note(p, op, place);
-    if (op->status == -DSM_EUNKNOWN)
-        e->dues->unsettled |= 1ull << place;
-}
+static bool is_over(const struct store_change *c) { return c->is >= CHANGE_DONE; }
 
-/* The answers to these ops. */
-static void all_written(struct store_put *p, struct store_env *e, const dsm_op *ops)
-{
-    for (uint64_t left = p->unwritten; left; left &= left - 1)
-        written(p, e, ops++, (uint32_t)__builtin_ctzll(left));
-}
-
-/* In the order of the places. Without a frame each backup is asked for a head, so that nothing is changed at any if one
- * does not answer: for the slot of this client, which is no page's. */
-static uint32_t write_frames(struct store_put *p, dsm_op *ops, const dsm_op *write, const struct store_env *e)
-{
-    uint32_t n = 0;
-    for (uint64_t left = p->unwritten; left; left &= left - 1) {
-        uint32_t place = (uint32_t)__builtin_ctzll(left);
-        ops[n] = write ? *write : store_read_op(e, place, slot_at(e->slot), &p->seen, 8);
-        ops[n++].remote = e->at[place];
-    }
-    return n;
-}
-
-/* Of all extents in which something changes. */
-static uint64_t places_of_all(const struct store_put *p, const struct store_change *changes, bool backups,
-                              const struct store_env *e)
+/* Places of the changes that may still be made. */
+static uint64_t places_of_all(const struct store_put *p, const struct store_change *changes, const struct store_env *e)
 {
     uint64_t all = 0;
-    for (uint32_t i = 0; i < p->count; i++) {
-        uint64_t its = places_of(e, extent_of(e->shape, changes[i].number));
-        all |= backups ? its & (its - 1) : its;
-    }
+    for (uint32_t i = 0; i < p->count; i++)
+        if (changes[i].is == CHANGE_BEGINS)
+            all |= places_of(e, extent_of(e->shape, changes[i].number));
     return all;
 }
 
-/* The frame goes ahead of the lock, so that other clients that open its chunk find the page in its header; and the
- * intents do, for a recovery. */
+/* What a place has to have ahead of a lock. */
+static uint32_t write_ahead(struct store_put *p, const struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                            const struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint64_t left = write ? p->unwritten : 0; left; left &= left - 1) {
+        ops[n] = *write;
+        ops[n++].remote = e->at[__builtin_ctzll(left)];
+    }
+    return n + write_intents(p, changes, ops + n, e);
+}
+
+/* The first posting is for all copies. Later ones are for the others once the primary is known to be locked: what a
+ * backup has that did not have the head before counts then alone. */
+static uint32_t ask_copies(struct store_change *c, dsm_op *ops, const struct store_env *e, bool first)
+{
+    uint32_t n = 0, copies = copies_of_page(e, c->number);
+    uint64_t lock = store_lock_of(e, c->from);
+    bool loses = c->is == CHANGE_LOSES;
+    uint8_t all = copies_bits(e, c), lacks = (uint8_t)(all & ~c->has);
+    c->undoes = loses ? (uint8_t)(c->has | c->unsure) : 0;
+    c->looks = loses ? 0 : (uint8_t)(lacks & (c->unsure | c->waits));
+    c->swaps = loses || !(first || c->has & 1) ? 0 : (uint8_t)(lacks & ~c->looks);
+    for (uint32_t k = 0; k < copies; k++)
+        if (c->undoes >> k & 1)
+            ops[n++] = store_swap_head(e, k, c->number, lock, c->from);
+        else if (c->looks >> k & 1)
+            ops[n++] = store_look_at_head(e, k, c->number, &c->seen[k]);
+        else if (c->swaps >> k & 1)
+            ops[n++] = store_swap_head(e, k, c->number, c->seen[k], lock);
+    return n;
+}
+
+static enum store_next ask(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                           const struct store_env *e)
+{
+    bool first = p->step == PUT_BEGINS;
+    p->step = first ? PUT_LOCKS : PUT_GOES_ON;
+    p->unwritten &= places_of_all(p, changes, e);
+    p->ahead = p->n = write_ahead(p, changes, ops, write, e);
+    for (uint32_t i = 0; i < p->count; i++)
+        if (!is_over(&changes[i]))
+            p->n += ask_copies(&changes[i], ops + p->n, e, first);
+    return STORE_POST;
+}
+
 static enum store_next begin(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                              struct store_env *e)
 {
-    p->unwritten = places_of_all(p, changes, !write, e);
-    uint32_t n = write_frames(p, ops, write, e);
     if (!intend(p, changes, e)) {
         for (uint32_t i = 0; i < p->count; i++)
             changes[i].is = CHANGE_FAILED;
         return end(p, err_set(DSM_EBUSY, 0, "what became of %d changes is not known", INTENTS));
     }
-    n += write_intents(p, changes, ops + n, e);
     for (uint32_t i = 0; i < p->count; i++)
-        ops[n++] = store_swap_head(e, 0, changes[i].number, changes[i].from, store_lock_of(e, changes[i].from));
-    return post(p, n, PUT_LOCKS);
+        for (uint32_t k = 0; k < STORE_COPIES_MOST; k++)
+            changes[i].seen[k] = changes[i].from;
+    p->unwritten = places_of_all(p, changes, e);
+    return ask(p, changes, ops, write, e);
 }
 
-/* ---- backups ---- */
+/* ---- answers ---- */
 
-static uint32_t ask_copies(const struct store_put *p, struct store_change *changes, dsm_op *ops,
-                           const struct store_env *e)
+/* What is sent to a place later uses a new connection, so nothing of before is under way then. */
+static void written(struct store_put *p, const dsm_op *ops, struct store_env *e)
 {
-    uint32_t n = 0;
+    uint64_t failed = 0;
+    for (uint32_t i = 0; i < p->ahead; i++) {
+        uint32_t place = 0;
+        while (e->at[place] != ops[i].remote)
+            place++;
+        if (ops[i].status == -DSM_EUNKNOWN)
+            e->dues->unsettled |= 1ull << place;
+        else if (!ops[i].status && !(failed >> place & 1))
+            e->dues->unsettled &= ~(1ull << place);
+        if (!ops[i].status)
+            continue;
+        failed |= 1ull << place;
+        note(p, &ops[i], place);
+    }
+    p->unwritten = failed;
+}
+
+/* How many versions a word is ahead of the change's base. A lock is that of its base. */
+static int64_t ahead(const struct store_change *c, uint64_t word)
+{
+    uint64_t more = (head_version(word) - head_version(c->from)) & LOW28;
+    return more > LOW28 / 2 ? (int64_t)more - (int64_t)LOW28 - 1 : (int64_t)more;
+}
+
+/* What a copy has. Its own lock may also be one that an earlier change from the same head has left there: the intent of
+ * this one is behind the earlier one, so it counts. */
+static void found(struct store_change *c, uint32_t k, uint64_t word, const struct store_env *e)
+{
+    uint8_t bit = (uint8_t)(1u << k);
+    c->unsure &= (uint8_t)~bit;
+    c->waits &= (uint8_t)~bit;
+    if (word == store_lock_of(e, c->from)) {
+        c->has |= bit;
+        return;
+    }
+    c->seen[k] = word;
+    if (head_locked(word) && !ahead(c, word))
+        c->waits |= bit;
+    if (k)
+        return;
+    c->refused = true;
+    c->found = word;
+    c->is = CHANGE_LOSES;
+}
+
+/* A lock at the primary that was certainly not set ends the change. Where one of an earlier change from the same head
+ * may stand, it stands for this one's frame, since the intent may be there. */
+static void has_failed(struct store_put *p, struct store_change *c, const dsm_op *op, uint32_t k, struct store_env *e)
+{
+    uint8_t bit = (uint8_t)(1u << k);
+    bool lost = op->status == -DSM_EUNKNOWN;
+    note(p, op, place_of(e, c->number, k));
+    c->unsure |= (lost || is_kept(e, c->number)) && (c->swaps & bit) ? bit : 0;
+    if (k || lost || !(c->swaps & bit) || c->is != CHANGE_BEGINS)
+        return;
+    c->is = CHANGE_LOSES;
+    if (!p->failed || p->failed == -DSM_ECANCELED)
+        p->failed = op->status;
+}
+
+static void heard(struct store_put *p, struct store_change *c, const dsm_op *op, uint32_t k, struct store_env *e)
+{
+    uint8_t bit = (uint8_t)(1u << k);
+    if (op->status) {
+        has_failed(p, c, op, k, e);
+        return;
+    }
+    e->dues->unsettled &= ~(1ull << place_of(e, c->number, k));
+    if (c->undoes & bit) {
+        c->has &= (uint8_t)~bit;
+        c->unsure &= (uint8_t)~bit;
+    } else if (c->looks & bit) {
+        found(c, k, c->seen[k], e);
+    } else {
+        found(c, k, op->result == op->operand ? op->desired : op->result, e);
+    }
+}
+
+static void all_heard(struct store_put *p, struct store_change *changes, const dsm_op *ops, struct store_env *e)
+{
+    const dsm_op *op = ops + p->ahead;
+    p->erred = false;
+    if (!p->undoing)
+        p->error = p->cause = 0;
+    written(p, ops, e);
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
-        for (uint32_t k = 1; c->is == CHANGE_LOCKED && k < copies_of_page(e, c->number); k++)
-            if (c->unsure >> k & 1)
-                ops[n++] = store_look_at_head(e, k, c->number, &c->seen[k]);
-            else if (!(c->done >> k & 1))
-                ops[n++] = store_swap_head(e, k, c->number, c->from, c->to);
+        uint32_t asked = is_over(c) ? 0 : c->undoes | c->looks | c->swaps;
+        for (; asked; asked &= asked - 1)
+            heard(p, c, op++, (uint32_t)__builtin_ctz(asked), e);
     }
-    return n;
 }
 
-static enum store_next go_on(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                             const struct store_env *e)
+/* ---- what becomes of a change ---- */
+
+static bool is_written(const struct store_put *p, const struct store_change *c, const struct store_env *e)
 {
-    if (p->unwritten)
-        return post(p, write_frames(p, ops, write, e), PUT_FRAMES);
-    uint32_t n = ask_copies(p, changes, ops, e);
-    return n ? post(p, n, PUT_COPIES) : end(p, p->status);
+    return !(p->unwritten & places_of(e, extent_of(e->shape, c->number)));
 }
 
-/* What has become of each change is known, as far as it can be. */
-static enum store_next give_up(struct store_put *p, struct store_change *changes, struct store_env *e)
+static void is_made(struct store_change *c, struct store_env *e)
+{
+    c->is = CHANGE_DONE;
+    add_due_of(e, &(struct store_due){.number = c->number,
+                                      .lock = store_lock_of(e, c->from),
+                                      .next = c->to,
+                                      .left = copies_bits(e, c),
+                                      .intent = c->intent});
+}
+
+/* It stands at no copy. */
+static void is_gone(struct store_change *c, struct store_env *e)
+{
+    c->is = c->refused ? CHANGE_REFUSED : CHANGE_FAILED;
+    release(e, c->intent);
+}
+
+/* It may stand at some copies, until this client or another one resolves it. */
+static void leave(struct store_change *c, struct store_env *e)
+{
+    c->is = CHANGE_UNKNOWN;
+    store_keep(e, c->number);
+}
+
+/* The first copy with a head that can't be there, while the primary is locked; or 0. */
+static uint32_t contradicting(const struct store_change *c, const struct store_env *e)
+{
+    for (uint32_t k = 1; k < copies_of_page(e, c->number); k++) {
+        uint64_t word = c->seen[k];
+        bool is_known = !((c->has | c->unsure) >> k & 1), locked = head_locked(word);
+        if (is_known && word != c->from && (!locked || ahead(c, word) > 0))
+            return k;
+    }
+    return 0;
+}
+
+/* What has become of the others that are locked is not known then, either. */
+static enum store_next contradicts(struct store_put *p, struct store_change *changes, const struct store_change *of,
+                                   struct store_env *e)
+{
+    uint64_t number = of->number;
+    uint32_t copy = contradicting(of, e);
+    for (uint32_t i = 0; i < p->count; i++)
+        if (!is_over(&changes[i]))
+            leave(&changes[i], e);
+    return end(p, err_set(DSM_ECORRUPT, 0, "copy %u of %u has another head of page number %llu than the primary", copy,
+                          copies_of_page(e, number), (unsigned long long)number));
+}
+
+static void judge(const struct store_put *p, struct store_change *c, struct store_env *e)
+{
+    if (c->is == CHANGE_LOSES && !(c->has | c->unsure))
+        is_gone(c, e);
+    else if (c->is == CHANGE_BEGINS && c->has == copies_bits(e, c) && is_written(p, c, e))
+        is_made(c, e);
+}
+
+/* All is over, as far as it can be known. */
+static enum store_next ends(struct store_put *p, const struct store_change *changes, struct store_env *e)
 {
     bool unknown = false;
     for (uint32_t i = 0; i < p->count; i++)
         unknown |= changes[i].is == CHANGE_UNKNOWN;
-    int code = p->status ? -p->status : DSM_EIO, cause = p->cause < 0 ? -p->cause : p->cause;
+    int code = p->error ? -p->error : DSM_EIO, cause = p->cause < 0 ? -p->cause : p->cause;
+    if (!p->undoing && !unknown)
+        return end(p, p->failed);
+    if (code == DSM_EBUSY && !unknown)
+        return end(p, err_set(DSM_EBUSY, 0, "page number %llu is being changed by another client; try again later",
+                              (unsigned long long)p->locked));
     if (!unknown && code == DSM_EUNKNOWN)
         code = cause ? cause : DSM_EIO;
     e->dues->blamed = (uint8_t)(p->place + 1);
@@ -344,213 +488,120 @@ static enum store_next give_up(struct store_put *p, struct store_change *changes
                           : err_set_op(code, 0, 0, 0, "it does not answer; the page is as it was"));
 }
 
-/* It may stay locked: until the way back is known to have been executed, a recovery may go forward. */
-static void leave_back(struct store_change *c, struct store_env *e)
-{
-    c->is = CHANGE_UNKNOWN;
-    add_due(e, c, c->from);
-}
+/* ---- waiting, and giving up ---- */
 
-/* A page that a backup may have changed stays locked, until this client or another one resolves it. */
-static void leave(struct store_change *c, struct store_env *e)
+static enum store_next leave_all(struct store_put *p, struct store_change *changes, struct store_env *e)
 {
-    c->is = CHANGE_UNKNOWN;
-    store_keep(e, c->number);
+    for (uint32_t i = 0; i < p->count; i++)
+        if (!is_over(&changes[i]))
+            leave(&changes[i], e);
+    return ends(p, changes, e);
 }
 
 void store_put_give_up(struct store_put *p, struct store_change *changes, struct store_env *e)
 {
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
-        if (p->step == PUT_LOCKS) {
-            c->is = CHANGE_FAILED;
-            release(e, c->intent);
-        } else if (c->is == CHANGE_LOCKED) {
-            if (c->done || c->unsure)
-                leave(c, e);
-            else
-                leave_back(c, e);
-        }
+        if (!is_over(c) && !(c->has | c->unsure))
+            is_gone(c, e);
+        else if (!is_over(c))
+            leave(c, e);
     }
     if (p->step != PUT_LOCKS)
-        (void)give_up(p, changes, e);
+        (void)ends(p, changes, e);
 }
 
-/* Without it no one can say that nothing has changed. */
-static enum store_next undo(struct store_put *p, struct store_change *changes, dsm_op *ops, struct store_env *e)
+static enum store_next sleep_before(struct store_put *p, int64_t ns)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < p->count; i++) {
-        struct store_change *c = &changes[i];
-        if (c->is != CHANGE_LOCKED)
-            continue;
-        if (c->done || c->unsure)
-            leave(c, e);
-        else
-            ops[n++] = store_swap_head(e, 0, c->number, store_lock_of(e, c->from), c->from);
-    }
-    return n ? post(p, n, PUT_UNDOES) : give_up(p, changes, e);
-}
-
-static enum store_next undone(struct store_put *p, struct store_change *changes, const dsm_op *ops, struct store_env *e)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < p->count; i++) {
-        struct store_change *c = &changes[i];
-        if (c->is != CHANGE_LOCKED)
-            continue;
-        if (ops[n++].status) {
-            leave_back(c, e);
-        } else {
-            c->is = CHANGE_FAILED;
-            release(e, c->intent);
-        }
-    }
-    return give_up(p, changes, e);
-}
-
-static enum store_next try_again(struct store_put *p, struct store_change *changes, dsm_op *ops, struct store_env *e)
-{
-    bool late = p->status == -DSM_ETIME || p->cause == -DSM_ETIME;
-    p->tries += late ? TRIES / 2 : 1;
-    if (p->tries >= TRIES)
-        return undo(p, changes, ops, e);
-    p->sleep_ns = (int64_t)SLEEP_SHORTEST << p->tries;
+    p->sleep_ns = ns;
     p->step = PUT_SLEEPS;
     return STORE_SLEEP;
 }
 
-/* Of this change; what has become of the others that are locked is not known then, either. */
-static enum store_next contradicts(struct store_put *p, struct store_change *changes, uint32_t of, uint32_t copy,
-                                   struct store_env *e)
-{
-    for (uint32_t i = 0; i < p->count; i++)
-        if (changes[i].is == CHANGE_LOCKED) {
-            changes[i].is = CHANGE_UNKNOWN;
-            store_keep(e, changes[i].number);
-        }
-    return end(p, err_set(DSM_ECORRUPT, 0, "copy %u of %u has another head of page number %llu than the primary", copy,
-                          copies_of_page(e, changes[of].number), (unsigned long long)changes[of].number));
-}
-
-/* What one backup has answered. False: it has neither the old head nor the new one. */
-static bool heard(struct store_put *p, struct store_change *c, const dsm_op *op, uint32_t copy, struct store_env *e)
-{
-    uint8_t bit = (uint8_t)(1u << copy);
-    uint32_t place = place_of(e, c->number, copy);
-    uint64_t head = op->code == DSM_OP_READ ? c->seen[copy] : op->result;
-    if (op->status) {
-        note(p, op, place);
-        c->unsure |= op->status == -DSM_EUNKNOWN && op->code != DSM_OP_READ ? bit : 0;
-        return true;
-    }
-    e->dues->unsettled &= ~(1ull << place);
-    c->unsure &= (uint8_t)~bit;
-    if (head == c->to || (head == c->from && op->code != DSM_OP_READ))
-        c->done |= bit;
-    return head == c->to || head == c->from;
-}
-
-static enum store_next copied(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                              struct store_env *e)
-{
-    uint32_t n = 0;
-    bool left = false;
-    p->status = 0;
-    for (uint32_t i = 0; i < p->count; i++) {
-        struct store_change *c = &changes[i];
-        if (c->is != CHANGE_LOCKED)
-            continue;
-        uint32_t copies = copies_of_page(e, c->number);
-        uint8_t all = (uint8_t)((1u << copies) - 2), asked = (uint8_t)(all & ~c->done);
-        for (uint32_t k = 1; k < copies; k++)
-            if (asked >> k & 1 && !heard(p, c, &ops[n++], k, e))
-                return contradicts(p, changes, i, k, e);
-        if (c->done == all) {
-            c->is = CHANGE_DONE;
-            add_due(e, c, c->to);
-        }
-        left |= c->done != all;
-    }
-    if (!left)
-        return end(p, p->failed);
-    return p->status ? try_again(p, changes, ops, e) : go_on(p, changes, ops, write, e);
-}
-
-static enum store_next framed(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                              struct store_env *e)
-{
-    p->status = 0;
-    all_written(p, e, ops);
-    return p->unwritten ? try_again(p, changes, ops, e) : go_on(p, changes, ops, write, e);
-}
-
-/* ---- the primary ---- */
-
-static enum store_next is_locked(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                                 struct store_env *e)
+static enum store_next undo(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                            struct store_env *e)
 {
     bool any = false;
-    for (uint32_t i = 0; i < p->count; i++)
-        any |= changes[i].is == CHANGE_LOCKED;
-    return !any ? end(p, p->failed) : go_on(p, changes, ops, write, e);
-}
-
-static enum store_next settle(struct store_put *p, struct store_change *changes, dsm_op *ops, const struct store_env *e)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < p->count; i++)
-        if (changes[i].is == CHANGE_UNSURE)
-            ops[n++] = store_look_at_head(e, 0, changes[i].number, &changes[i].seen[0]);
-    return post(p, n, PUT_SETTLES);
-}
-
-static enum store_next locked(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                              struct store_env *e)
-{
-    bool unsure = false;
-    all_written(p, e, ops);
+    p->undoing = true;
+    p->tries = 0;
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
-        const dsm_op *op = &ops[p->n - p->count + i];
-        c->found = op->result;
-        c->is = op->status == -DSM_EUNKNOWN ? CHANGE_UNSURE
-                : op->status                ? CHANGE_FAILED
-                : op->result == c->from     ? CHANGE_LOCKED
-                                            : CHANGE_REFUSED;
-        unsure |= c->is == CHANGE_UNSURE;
-        if (c->is == CHANGE_FAILED || c->is == CHANGE_REFUSED)
-            release(e, c->intent);
-        if (c->is == CHANGE_FAILED)
-            fail(p, op);
+        c->is = is_over(c) ? c->is : CHANGE_LOSES;
+        judge(p, c, e);
+        any |= !is_over(c);
     }
-    return unsure ? settle(p, changes, ops, e) : is_locked(p, changes, ops, write, e);
+    return any ? ask(p, changes, ops, write, e) : ends(p, changes, e);
 }
 
-/* Where the head can't be read the lock may stand. No backup has changed, so it goes back; but until that is known the
- * outcome is not: a recovery may find the lock. */
-static enum store_next settled(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
-                               struct store_env *e)
+static enum store_next try_again(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                                 struct store_env *e)
 {
-    uint32_t n = 0;
+    bool late = p->error == -DSM_ETIME || p->cause == -DSM_ETIME;
+    p->tries += late ? TRIES / 2 : 1;
+    if (p->tries < TRIES)
+        return sleep_before(p, (int64_t)SLEEP_SHORTEST << p->tries);
+    return p->undoing ? leave_all(p, changes, e) : undo(p, changes, ops, write, e);
+}
+
+/* The first change that waits for the lock of a client which has not got the primary. That takes it back, or is dead.
+ */
+static const struct store_change *first_that_waits(const struct store_put *p, const struct store_change *changes)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        if (changes[i].is == CHANGE_BEGINS && changes[i].waits)
+            return &changes[i];
+    return NULL;
+}
+
+static enum store_next wait_for(struct store_put *p, struct store_change *changes, const struct store_change *c,
+                                dsm_op *ops, const dsm_op *write, struct store_env *e)
+{
+    uint32_t copy = (uint32_t)__builtin_ctz(c->waits);
+    if (!p->waited || p->lock != c->seen[copy] || p->locked != c->number) {
+        p->since = p->asked = e->now;
+        p->waited = 0;
+        store_count_retry(e);
+    }
+    p->lock = c->seen[copy];
+    p->locked = c->number;
+    p->copy = copy;
+    p->waited++;
+    if ((p->ends && e->now >= p->ends) || e->now - p->since > p->lock_wait) {
+        p->error = -DSM_EBUSY;
+        p->place = place_of(e, c->number, copy);
+        return undo(p, changes, ops, write, e);
+    }
+    if (e->now - p->asked >= (p->asked == p->since ? LOCK_ASK_AFTER : LOCK_ASK_EVERY)) {
+        p->asked = e->now;
+        p->step = PUT_SLEEPS;
+        return STORE_RECOVER;
+    }
+    int64_t most = p->waited < WAITS_DOUBLED ? (int64_t)WAIT_SHORTEST << p->waited : WAIT_LONGEST;
+    return sleep_before(p, most / 2 + (int64_t)(e->random % (uint64_t)(most / 2)));
+}
+
+/* What has been asked is answered. */
+static enum store_next go_on(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                             struct store_env *e)
+{
+    bool left = false, at_once = false;
+    all_heard(p, changes, ops, e);
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
-        if (c->is != CHANGE_UNSURE)
-            continue;
-        const dsm_op *op = &ops[n++];
-        c->found = c->seen[0];
-        if (op->status) {
-            leave_back(c, e);
-            e->dues->blamed = (uint8_t)(place_of(e, c->number, 0) + 1);
-            p->failed = err_set_op(DSM_EUNKNOWN, op->status < 0 ? -op->status : 0, 0, 0,
-                                   "it does not answer; the page may be changed, or stay locked until it does");
-            continue;
-        }
-        c->is = c->found == store_lock_of(e, c->from) ? CHANGE_LOCKED : CHANGE_REFUSED;
-        if (c->is == CHANGE_REFUSED)
-            release(e, c->intent);
+        bool is_held = c->is == CHANGE_BEGINS && c->has & 1;
+        if (is_held && contradicting(c, e))
+            return contradicts(p, changes, c, e);
+        if (!is_over(c))
+            judge(p, c, e);
+        left |= !is_over(c);
+        at_once |= !is_over(c) && (c->is == CHANGE_LOSES || !c->waits);
     }
-    return is_locked(p, changes, ops, write, e);
+    if (!left)
+        return ends(p, changes, e);
+    if (p->erred)
+        return try_again(p, changes, ops, write, e);
+    const struct store_change *waits = first_that_waits(p, changes);
+    return at_once || !waits ? ask(p, changes, ops, write, e) : wait_for(p, changes, waits, ops, write, e);
 }
 
 enum store_next store_put_step(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
@@ -559,16 +610,8 @@ enum store_next store_put_step(struct store_put *p, struct store_change *changes
     switch (p->step) {
     case PUT_BEGINS:
         return begin(p, changes, ops, write, e);
-    case PUT_LOCKS:
-        return locked(p, changes, ops, write, e);
-    case PUT_SETTLES:
-        return settled(p, changes, ops, write, e);
-    case PUT_FRAMES:
-        return framed(p, changes, ops, write, e);
-    case PUT_COPIES:
-        return copied(p, changes, ops, write, e);
-    case PUT_UNDOES:
-        return undone(p, changes, ops, e);
+    case PUT_SLEEPS:
+        return ask(p, changes, ops, write, e);
     default:
         return go_on(p, changes, ops, write, e);
     }

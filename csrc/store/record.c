@@ -130,6 +130,14 @@ static enum store_next unlock(struct store_resolve *m, const struct store_env *e
     return resolve_post(m, n, RESOLVE_UNLOCKS);
 }
 
+/* One that has a later version is refused: the lock of the page is gone. */
+static enum store_next replace_more(struct store_resolve *m, const struct store_env *e)
+{
+    bool all;
+    uint32_t left = replaced(m->ops, m->n, &all);
+    return left ? resolve_post(m, left, RESOLVE_COPIES) : unlock(m, e);
+}
+
 /* A page that is not locked any more is refused: its backups have changed before. */
 static enum store_next change(struct store_resolve *m, const struct store_env *e)
 {
@@ -169,7 +177,7 @@ enum store_next store_resolve_transaction_step(struct store_resolve *m, struct s
     case RESOLVE_DECIDES:
         return decided(m, e);
     case RESOLVE_COPIES:
-        return unlock(m, e);
+        return replace_more(m, e);
     case RESOLVE_UNLOCKS:
         m->at += batch(m, e);
         return change(m, e);

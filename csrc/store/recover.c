@@ -8,6 +8,7 @@
 #include "recover.h"
 
 #include "../base/error.h"
+#include "resolve.h"
 
 static const uint64_t zeros[2048];
 
@@ -132,7 +133,8 @@ static enum store_next set_pages(struct store_recovery *m, const struct store_en
         uint64_t lock = head_transaction_lock(c->from, m->slot, m->record->mark), to = m->commits ? c->to : c->from;
         for (uint32_t k = 0; k < copies_of_page(e, page_number(c->pid)); k++) {
             uint64_t head = m->heads[k][i];
-            if (head == lock || (m->commits && head == c->from))
+            bool gives = head == c->from || (head_locked(head) && gives_way(head, to));
+            if (head == lock || (m->commits && gives))
                 m->ops[n++] = store_swap_head(e, k, page_number(c->pid), head, to);
         }
     }
@@ -153,41 +155,84 @@ static int contradict(const struct store_recovery *m, const struct store_env *e)
                    (unsigned long long)number_of(m, e));
 }
 
-enum choice { CONTRADICTS, CHOSEN, LOCKED };
+/* What a copy may have: what it has, or what its lock stands for; and what was there before, as the intent or the frame
+ * says. 0: neither does. */
+struct offer {
+    uint64_t after, before;
+};
 
-/* What the page becomes: the earliest head of those that are not locked; or there is a lock alone. Copies differ by one
- * change, which its client had made at some: had it been acknowledged, no copy would have the head before. That has its
- * frame at all copies. The later one may not: a recovery of a primary alone, which was not ended, may have made it. */
-static enum choice choose(const struct store_recovery *m, const struct store_env *e, uint64_t *to)
+static bool offer_of(const struct store_recovery *m, const struct store_env *e, uint32_t k, struct offer *o)
 {
-    uint64_t lock = 0;
-    bool found = false;
-    for (uint32_t k = 0; k < copies_of(e, m->extent); k++) {
-        uint64_t head = m->words[k][m->in], later = (head_version(head) - head_version(*to)) & LOW28;
-        if (head_locked(head)) {
-            if (lock)
-                return CONTRADICTS;
-            lock = head;
-        } else if (!found || later == LOW28) { /* the version before */
-            *to = head;
-            found = true;
-        } else if (head != *to && later != 1) {
-            return CONTRADICTS;
-        }
-    }
-    if (!found)
-        return LOCKED;
-    return !lock || ((head_version(*to) - head_version(lock)) & LOW28) <= 1 ? CHOSEN : CONTRADICTS;
+    uint64_t head = m->words[k][m->in], number = number_of(m, e);
+    const struct store_intent *intent = head_locked(head) ? intent_of(m->intents[k], number, head) : NULL;
+    *o = (struct offer){.after = head};
+    if (intent)
+        *o = (struct offer){.after = intent->to, .before = intent->from};
+    else if (head_state(head) == HEAD_FRAMED && frame_fits(&m->headers[k], number, head))
+        o->before = m->headers[k].before;
+    return intent || !head_locked(head);
 }
 
-static enum store_next ask_intents(struct store_recovery *m, const struct store_env *e)
+/* Some have different changes of one version, of which none was at all copies: what was there before. */
+static bool go_back(const struct offer *of, uint32_t copies, uint64_t latest, uint64_t *to)
 {
-    uint64_t lock = m->words[0][m->in];
-    m->slot = head_locker(lock);
-    if (copies_of(e, m->extent) > 1 || head_in_transaction(lock) || m->slot >= e->shape->slots)
-        return end(m, contradict(m, e));
-    m->ops[0] = store_read_op(e, first_of(e, m->extent), intents_at(e->shape, m->slot), m->intents, sizeof m->intents);
-    return post(m, 1, RECOVER_READS_INTENTS);
+    *to = 0;
+    for (uint32_t k = 0; k < copies; k++) {
+        if (versions_ahead(of[k].after, latest) || (of[k].before && *to && of[k].before != *to))
+            return false;
+        *to = of[k].before ? of[k].before : *to;
+    }
+    return *to != 0;
+}
+
+/* What the page becomes: the latest head that all copies may have. An acknowledged one has been at all, and none has
+ * gone back behind it. Copies differ by one change. False: they contradict each other. */
+static bool choose(const struct store_recovery *m, const struct store_env *e, uint64_t *to)
+{
+    struct offer of[STORE_COPIES_MOST];
+    uint32_t copies = copies_of(e, m->extent), least = 0;
+    bool agree = true;
+    for (uint32_t k = 0; k < copies; k++) {
+        if (!offer_of(m, e, k, &of[k]))
+            return false;
+        least = versions_ahead(of[least].after, of[k].after) > 0 ? k : least;
+    }
+    *to = of[least].after;
+    for (uint32_t k = 0; k < copies; k++)
+        agree &= of[k].after == *to || versions_ahead(of[k].after, *to) == 1;
+    for (uint32_t k = 0; k < copies && agree; k++)
+        if (of[k].after != *to && of[k].before && of[k].before != *to)
+            return false;
+    return agree || go_back(of, copies, *to, to);
+}
+
+/* Whether the copies have the same head. Otherwise it is looked at what their last changes were. */
+static bool is_equal(const struct store_recovery *m, const struct store_env *e)
+{
+    bool equal = !head_locked(m->words[0][m->in]);
+    for (uint32_t k = 1; k < copies_of(e, m->extent); k++)
+        equal &= m->words[k][m->in] == m->words[0][m->in];
+    return equal;
+}
+
+static enum store_next ask_changes(struct store_recovery *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < copies_of(e, m->extent); k++) {
+        uint64_t head = m->words[k][m->in];
+        uint32_t place = first_of(e, m->extent) + k;
+        m->headers[k] = (struct frame_header){0};
+        if (head_state(head) == HEAD_FRAMED && head_low(head) < frames_of(e->shape))
+            m->ops[n++] =
+                store_read_op(e, place, frame_at(e->shape, head_low(head)), &m->headers[k], sizeof m->headers[k]);
+        if (!head_locked(head))
+            continue;
+        if (e->shape->copies == 1 || head_in_transaction(head) || head_locker(head) >= e->shape->slots)
+            return end(m, contradict(m, e));
+        m->ops[n++] =
+            store_read_op(e, place, intents_at(e->shape, head_locker(head)), m->intents[k], sizeof m->intents[k]);
+    }
+    return post(m, n, RECOVER_READS_CHANGES);
 }
 
 static void count(struct store_recovery *m, uint64_t lock, uint64_t to)
@@ -238,51 +283,18 @@ static enum store_next next_heads(struct store_recovery *m, const struct store_e
 
 static enum store_next set_heads(struct store_recovery *m, const struct store_env *e)
 {
-    m->n = 0;
-    while (m->in < m->got && m->n + copies_of(e, m->extent) <= RECOVER_OPS) {
-        uint64_t to = 0;
-        enum choice choice = choose(m, e, &to);
-        if (choice == CONTRADICTS)
-            return end(m, contradict(m, e));
-        if (choice == LOCKED && m->n) /* what is set goes first */
-            break;
-        if (choice == LOCKED)
-            return ask_intents(m, e);
-        set_page(m, e, to);
-    }
-    return m->n ? post(m, m->n, RECOVER_SETS_HEADS) : next_heads(m, e);
+    while (m->in < m->got && is_equal(m, e))
+        m->in++;
+    return m->in < m->got ? ask_changes(m, e) : next_heads(m, e);
 }
 
-/* Of a primary that has survived alone: the last intent of its client that this lock can have. An earlier one was
- * written for a change that is known not to have been made, or to have been made. */
-static enum store_next intended(struct store_recovery *m, const struct store_env *e)
+static enum store_next set_head(struct store_recovery *m, const struct store_env *e)
 {
-    const struct store_intent *last = NULL;
-    for (uint32_t i = 0; i < INTENTS; i++) {
-        const struct store_intent *one = &m->intents[i];
-        if (intent_fits(one, number_of(m, e), m->words[0][m->in]) && (!last || one->seq > last->seq))
-            last = one;
-    }
-    if (!last)
-        return end(m, err_set(DSM_ECORRUPT, 0, "page number %llu is locked, and nothing says for which change",
-                              (unsigned long long)number_of(m, e)));
-    m->to = last->to;
-    m->from = last->from;
-    if (head_state(m->to) == HEAD_FRAMED && head_low(m->to) < frames_of(e->shape)) {
-        m->ops[0] =
-            store_read_op(e, first_of(e, m->extent), frame_at(e->shape, head_low(m->to)), &m->header, sizeof m->header);
-        return post(m, 1, RECOVER_READS_FRAME);
-    }
+    uint64_t to = 0;
+    if (!choose(m, e, &to))
+        return end(m, contradict(m, e));
     m->n = 0;
-    set_page(m, e, head_state(m->to) == HEAD_FRAMED ? m->from : m->to);
-    return post(m, m->n, RECOVER_SETS_HEADS);
-}
-
-static enum store_next framed(struct store_recovery *m, const struct store_env *e)
-{
-    bool whole = frame_fits(&m->header, number_of(m, e), m->to);
-    m->n = 0;
-    set_page(m, e, whole ? m->to : m->from);
+    set_page(m, e, to);
     return post(m, m->n, RECOVER_SETS_HEADS);
 }
 
@@ -392,10 +404,8 @@ enum store_next store_recovery_step(struct store_recovery *m, const struct store
         return set_pages(m, e);
     case RECOVER_READS_HEADS:
         return set_heads(m, e);
-    case RECOVER_READS_INTENTS:
-        return intended(m, e);
-    case RECOVER_READS_FRAME:
-        return framed(m, e);
+    case RECOVER_READS_CHANGES:
+        return set_head(m, e);
     case RECOVER_SETS_HEADS:
         return next_heads(m, e);
     case RECOVER_READS_CHUNKS:

@@ -26,8 +26,7 @@ struct store_recovery {
         RECOVER_READS_PAGES,
         RECOVER_SETS_PAGES,
         RECOVER_READS_HEADS,
-        RECOVER_READS_INTENTS,
-        RECOVER_READS_FRAME,
+        RECOVER_READS_CHANGES,
         RECOVER_SETS_HEADS,
         RECOVER_READS_CHUNKS,
         RECOVER_CLOSES_CHUNKS,
@@ -35,21 +34,20 @@ struct store_recovery {
         RECOVER_READS_STATE,
         RECOVER_OPENS
     } step;
-    uint32_t n;        /* ops */
-    uint32_t slot;     /* whose transaction is looked at, or whose intents */
-    bool commits;      /* its transaction is made, not undone */
-    uint32_t extent;   /* whose heads, chunks or intents are at hand */
-    uint64_t at, got;  /* the first of the words at hand, and how many there are */
-    uint32_t in;       /* the next of them */
-    uint64_t to, from; /* what a page with a lock and no other copy becomes: as its intent says, or as it was */
-    struct frame_header header;
+    uint32_t n;                                       /* ops */
+    uint32_t slot;                                    /* whose transaction is looked at */
+    bool commits;                                     /* its transaction is made, not undone */
+    uint32_t extent;                                  /* whose heads, chunks or intents are at hand */
+    uint64_t at, got;                                 /* the first of the words at hand, and how many there are */
+    uint32_t in;                                      /* the next of them */
     uint64_t said[STORE_PLACES_MOST][SLOTS_MOST];     /* words of slots, as they were at first */
     uint64_t words[STORE_COPIES_MOST][RECOVER_WORDS]; /* of an extent: heads, or words of chunks */
     uint64_t heads[STORE_COPIES_MOST][RECORD_PAGES];  /* of a transaction's pages */
     uint64_t states[STORE_PLACES_MOST][3];            /* the words of a header that change */
     struct tx_record records[STORE_PLACES_MOST];
     const struct tx_record *record; /* the one among them that is whole; NULL: none is needed any more */
-    struct store_intent intents[INTENTS];
+    struct store_intent intents[STORE_COPIES_MOST][INTENTS]; /* of the clients that have locked a page, at each copy; */
+    struct frame_header headers[STORE_COPIES_MOST];          /* or of the frame that its head names */
     dsm_op ops[RECOVER_OPS];
 };
 

@@ -1,24 +1,32 @@
 /*
- * Locks that were left, by a client that is dead or by an op of this client whose outcome is unknown. The backups say
- * what happened: only the holder of a lock changes them, and never back. One that has the next version: the change is
- * made at all. None: it was not made, and no caller was told that it was.
+ * Locks that were left, by a client that is dead or by an op of this client whose outcome is unknown. If it has the
+ * primary, the backups say what happened. All have the lock, or one has what it stands for, or a later version: the
+ * change may have been acknowledged, and is made at all. Otherwise it was not made, and no caller was told that it was.
+ * A lock that is left at a backup alone becomes what it stands for if the primary is past its version, and else what
+ * was there before.
  *
  * Every step is a compare-swap from what was found, so several clients may resolve one lock, and a late one does no
  * harm: a lock never comes twice after its holder's death, and a version of a page neither.
  */
 #include "resolve.h"
 
+/* The head and the intents of each copy; of a lock at a backup those of the primary and that. */
 static enum store_next read_copies(struct store_resolve *m, const struct store_env *e)
 {
-    uint32_t copies = copies_of_page(e, m->number);
-    for (uint32_t k = 1; k < copies; k++)
-        m->ops[k - 1] = store_look_at_head(e, k, m->number, &m->heads[k]);
-    return resolve_post(m, copies - 1, RESOLVE_READS);
+    uint32_t n = 0, copies = copies_of_page(e, m->number);
+    for (uint32_t k = 0; k < copies; k++) {
+        if (m->copy && k && k != m->copy)
+            continue;
+        m->ops[n++] = store_look_at_head(e, k, m->number, &m->heads[k]);
+        m->ops[n++] = store_read_op(e, place_of(e, m->number, k), intents_at(e->shape, head_locker(m->lock)),
+                                    m->intents[k], sizeof m->intents[k]);
+    }
+    return resolve_post(m, n, RESOLVE_READS);
 }
 
 static enum store_next unlock(struct store_resolve *m, const struct store_env *e)
 {
-    m->ops[0] = store_swap_head(e, 0, m->number, m->lock, m->head);
+    m->ops[0] = store_swap_head(e, m->copy, m->number, m->lock, m->head);
     return resolve_post(m, 1, RESOLVE_UNLOCKS);
 }
 
@@ -28,51 +36,67 @@ static enum store_next check(struct store_resolve *m, const struct store_env *e)
     return resolve_look_at_lock(m, e, RESOLVE_CHECKS);
 }
 
-static bool has_version(uint64_t head, uint64_t lock, uint64_t more)
+/* A lock may be that of an earlier change from the same head, which its client has left there: then the intent of this
+ * one is not there. */
+static bool has_lock(const struct store_resolve *m, const struct store_intent *intent, uint32_t k)
 {
-    return !head_locked(head) && head_version(head) == ((head_version(lock) + more) & LOW28);
+    const struct store_intent *there = intent_of(m->intents[k], m->number, m->lock);
+    return m->heads[k] == m->lock && there && there->to == intent->to;
 }
 
-/* The new head, if any copy has it, or else the old one. False: they contradict each other. */
-static bool decide(struct store_resolve *m, uint32_t copies)
+/* The new head, if the change may have been acknowledged, or else the old one. False: they contradict each other. */
+static bool decide(struct store_resolve *m, const struct store_intent *intent, uint32_t copies)
 {
-    uint64_t of[2] = {0, 0}; /* the old one and the new one */
-    bool has[2] = {false, false};
+    bool all = true, any = false;
     for (uint32_t k = 1; k < copies; k++) {
         uint64_t head = m->heads[k];
-        bool new = has_version(head, m->lock, 1);
-        if ((!new && !has_version(head, m->lock, 0)) || (has[new] && of[new] != head))
+        int64_t ahead = versions_ahead(head, m->lock);
+        all &= has_lock(m, intent, k);
+        if (head == m->lock)
+            continue;
+        if (!head_locked(head) && ahead <= 0 && head != intent->from)
             return false;
-        of[new] = head;
-        has[new] = true;
+        any |= ahead > 0;
     }
-    m->head = of[has[1]];
+    m->head = all || any ? intent->to : intent->from;
     return true;
 }
 
-static enum store_next found(struct store_resolve *m, const struct store_env *e)
+static enum store_next found(struct store_resolve *m, const struct store_env *e, const struct store_intent *intent)
 {
     uint32_t n = 0, copies = copies_of_page(e, m->number);
-    if (!decide(m, copies))
+    if (!decide(m, intent, copies))
         return check(m, e);
     for (uint32_t k = 1; k < copies; k++)
-        if (m->heads[k] != m->head)
-            m->ops[n++] = store_swap_head(e, k, m->number, m->heads[k], m->head);
+        if (m->heads[k] == m->lock)
+            m->ops[n++] = store_swap_head(e, k, m->number, m->lock, m->head);
     return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);
 }
 
-/* A copy that has moved on meanwhile does so because the lock is gone. */
-static enum store_next copied(struct store_resolve *m, const struct store_env *e)
+/* At a backup, and not at the primary. */
+static enum store_next found_left(struct store_resolve *m, const struct store_env *e, const struct store_intent *intent)
 {
-    for (uint32_t i = 0; i < m->n; i++)
-        if (m->ops[i].result != m->ops[i].operand && m->ops[i].result != m->head)
-            return check(m, e);
+    m->head = versions_ahead(m->heads[0], m->lock) > 0 ? intent->to : intent->from;
     return unlock(m, e);
+}
+
+static enum store_next has_read(struct store_resolve *m, const struct store_env *e)
+{
+    const struct store_intent *intent = intent_of(m->intents[m->copy], m->number, m->lock);
+    if (m->heads[m->copy] != m->lock)
+        return resolve_end(m, 0);
+    if (m->copy && m->heads[0] == m->lock) {
+        m->copy = 0;
+        return read_copies(m, e);
+    }
+    if (!intent)
+        return check(m, e);
+    return m->copy ? found_left(m, e, intent) : found(m, e, intent);
 }
 
 static enum store_next checked(struct store_resolve *m)
 {
-    if (m->heads[0] != m->lock)
+    if (m->heads[m->copy] != m->lock)
         return resolve_end(m, 0);
     return resolve_end(m, err_set(DSM_ECORRUPT, 0, "the copies of page number %llu contradict each other",
                                   (unsigned long long)m->number));
@@ -84,7 +108,7 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
         store_looked(e, m->ops, m->n);
     else if (m->lock && e->mixes) /* it may be a mixture: some are found among many heads */
         return resolve_look_at_lock(m, e, RESOLVE_PROVES);
-    if (m->step == RESOLVE_PROVES && !m->ops[0].status && m->heads[0] != m->lock)
+    if (m->step == RESOLVE_PROVES && !m->ops[0].status && m->heads[m->copy] != m->lock)
         return resolve_end(m, 0);
     if (!m->lock || head_in_transaction(m->lock))
         return store_resolve_transaction_step(m, e);
@@ -97,9 +121,9 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
     case RESOLVE_PROVES:
         return read_copies(m, e);
     case RESOLVE_READS:
-        return found(m, e);
+        return has_read(m, e);
     case RESOLVE_COPIES:
-        return copied(m, e);
+        return unlock(m, e);
     case RESOLVE_UNLOCKS:
         return resolve_end(m, 0);
     default:
@@ -114,20 +138,31 @@ static bool is_of(const struct store_sweep *m, uint64_t head)
     return head_locked(head) && head_locker(head) == m->slot && head_low(head) == m->mark;
 }
 
+/* The primary first: what it has says what becomes of the others. */
+static void next_copy(struct store_sweep *m, const struct store_env *e)
+{
+    m->looked = 0;
+    if (++m->copy < copies_of(e, m->extent))
+        return;
+    m->copy = 0;
+    m->extent++;
+}
+
 static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
 {
     for (; m->at < m->got; m->at++)
         if (is_of(m, m->heads[m->at])) {
-            uint64_t number = number_at(e->shape, m->extent, m->looked + m->at);
-            m->resolve = (struct store_resolve){.number = number, .lock = m->heads[m->at]};
+            m->resolve.number = number_at(e->shape, m->extent, m->looked + m->at);
+            m->resolve.lock = m->heads[m->at];
+            m->resolve.copy = m->copy;
+            m->resolve.step = RESOLVE_BEGINS;
+            m->resolve.tries = 0;
             m->step = SWEEP_RESOLVES;
             return store_sweep_step(m, e);
         }
     m->looked += m->got;
-    if (m->looked >= e->shape->pages) {
-        m->looked = 0;
-        m->extent++;
-    }
+    if (m->looked >= e->shape->pages)
+        next_copy(m, e);
     if (m->extent == e->shape->extents) {
         m->status = 0;
         return STORE_DONE;
@@ -135,7 +170,8 @@ static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
     uint64_t left = e->shape->pages - m->looked;
     m->got = left < SWEEP_HEADS ? (uint32_t)left : SWEEP_HEADS;
     m->at = 0;
-    m->look = store_read_op(e, first_of(e, m->extent), head_at(e->shape, m->looked), m->heads, 8 * (uint64_t)m->got);
+    m->look = store_read_op(e, first_of(e, m->extent) + m->copy, head_at(e->shape, m->looked), m->heads,
+                            8 * (uint64_t)m->got);
     m->ops = &m->look;
     m->n = 1;
     m->step = SWEEP_LOOKS;

@@ -247,7 +247,8 @@ static int drive_allocation(dsm_store *s, struct store_allocation *m)
             store_sleep(m->sleep_ns);
             break;
         case STORE_RECOVER:
-            store_recover(s, m->locked, m->lock); /* without success: pages that were taken are given back first */
+            store_recover(s, m->locked, m->lock,
+                          m->copy); /* without success: pages that were taken are given back first */
             break;
         default:
             return store_explain(s, m->status);

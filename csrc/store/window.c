@@ -226,8 +226,8 @@ static void recover(dsm_store *s, struct store_window *w)
         if (p->is != MEETS_LOCK)
             continue;
         p->is = BEGINS;
-        int rc = store_recover(s, p->m.locked, p->m.lock);
-        if (rc)
+        int rc = store_recover(s, p->m.locked, p->m.lock, p->m.copy);
+        if (rc && !store_must_go_on(&p->m))
             end(s, w, i, rc);
     }
 }
@@ -261,6 +261,18 @@ static bool end_interrupted(dsm_store *s, struct store_window *w, struct store_e
     return true;
 }
 
+/* A put that sleeps may have locked backups alone: to the opening of a chunk its frame is free. And before that, locks
+ * that are kept are resolved: those of its page are its own now. */
+static bool any_puts(const struct store_window *w)
+{
+    for (uint32_t i = 0; i < w->n; i++) {
+        const struct place *p = &w->places[i];
+        if (p->is != ENDED && p->m.step == OP_PUTS)
+            return true;
+    }
+    return false;
+}
+
 static void run(dsm_store *s, struct store_window *w)
 {
     struct store_env env = s->env;
@@ -268,7 +280,7 @@ static void run(dsm_store *s, struct store_window *w)
         step_all(s, w, &env);
         if (count(w, POSTS)) {
             post(s, w);
-        } else if (count(w, LACKS_FRAMES)) {
+        } else if (count(w, LACKS_FRAMES) && !any_puts(w)) {
             open_chunks(s, w);
         } else if (count(w, MEETS_LOCK)) {
             recover(s, w);

@@ -391,31 +391,30 @@ static void a_transaction_resolved_in_one_extent(void)
     extents = 1;
 }
 
-/* Unlocks are under way to two extents when the page of one of them is seen without its lock. What was answered, and
- * what was not, stays with the page that it is about. */
+/* Unlocks are under way, of one page to both copies. What was answered, and what was not, stays with the page and the
+ * copy that it is about. */
 static void unlocks_that_are_under_way(void)
 {
-    struct store_dues dues = {.backs = true};
+    struct store_dues dues = {0};
     struct store_intents intents = {.of = {3, 4, 5}};
-    dsm_op ops[3] = {{0}};
-    uint64_t head = head_of(HEAD_EMPTY, 5, 1), next = head_of(HEAD_EMPTY, 6, 1);
-    extents = 2;
+    dsm_op ops[4] = {{0}};
+    uint64_t next = head_of(HEAD_EMPTY, 6, 1);
     begin(1);
     come(&a, 0);
+    a.env.copies = 2;
     a.env.dues = &dues;
     a.env.intents = &intents;
     for (uint32_t i = 0; i < 3; i++)
-        dues.of[dues.n++] = (struct store_due){.number = 2 + i, .lock = 7, .next = next, .intent = i};
-    dues.of[1].lock = head_lock(head, 0, 7);
-    dues.of[1].next = head;
-    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 3);
-    store_stands_not(&a.env, 3);
-    CHECK(!store_is_due(&a.env, 3, dues.of[1].lock) && intents.of[1]);
-    ops[2].status = -DSM_EPEER;
-    store_due_done(&a.env, ops, 3);
-    CHECK(dues.n == 1 && store_is_due(&a.env, 4, 7) && !intents.of[0] && !intents.of[1] && intents.of[2]);
-    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 1);
-    extents = 1;
+        dues.of[dues.n++] = (struct store_due){.number = 2 + i, .lock = 7, .next = next, .left = 1, .intent = i};
+    dues.of[1].left = 3;
+    CHECK(store_due_ops(&a.env, ops, 2) == 2 && dues.of[1].sent == 1 && !dues.of[2].sent);
+    store_due_done(&a.env, ops, 0);
+    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 4 && dues.n == 3);
+    ops[2].status = ops[3].status = -DSM_EPEER;
+    store_due_done(&a.env, ops, 4);
+    CHECK(dues.n == 2 && store_is_due(&a.env, 3, 7) && store_is_due(&a.env, 4, 7) && dues.of[0].left == 2);
+    CHECK(!intents.of[0] && intents.of[1] && intents.of[2]);
+    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 2);
 }
 
 static uint32_t free_in(uint32_t extent)

@@ -425,6 +425,7 @@ static void recover(struct client *c)
     c->resolves = true;
     memset(&c->resolve, 0, sizeof c->resolve);
     c->resolve.number = c->task == ALLOCATES ? c->allocation.locked : c->op.locked;
+    c->resolve.copy = c->task == ALLOCATES ? c->allocation.copy : c->op.copy;
     c->resolve.lock = lock;
 }
 
@@ -440,7 +441,7 @@ static void has_resolved(struct client *c)
     REQUIRE(!status || status == -DSM_EIO || status == -DSM_ECANCELED || status == -DSM_EPEER ||
                 status == -DSM_EUNKNOWN,
             "resolving: status %d", status);
-    if (status && c->task != ALLOCATES) {
+    if (status && c->task != ALLOCATES && !store_must_go_on(&c->op)) {
         c->op.status = status;
         finish(c);
     }

@@ -1,6 +1,6 @@
 /*
- * The put with several copies (docs/protocols/pages.md; csrc/store/put.c, resolve.c): one page, a primary and its
- * backups. A client locks the head at the primary, changes the backups, acknowledges, and then the unlock is due. It
+ * The put with several copies as it was, in two round trips (put_once.pml is the one that is): one page, a primary and
+ * its backups. A client locks the head at the primary, changes the backups, acknowledges, and then the unlock is due. It
  * may be killed before each of its steps; what it has posted may be executed afterwards, until it is fenced. A
  * connection may break: then what was not executed never will be, answers are lost, and the client finds out over a new
  * connection; or it can't, and gives up. Recoverers resolve locks of the dead, late and several at once. A newcomer

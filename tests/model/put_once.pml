@@ -1,5 +1,5 @@
 /*
- * A put with several copies in one round trip (docs/decisions/0034): not built yet. put.pml is the one that is. A
+ * A put with several copies (docs/protocols/pages.md; csrc/store/put.c, resolve.c, recover.c; docs/decisions/0034). A
  * client locks the head at each copy, all in one posting, with the frame and the intent ahead of each lock: which head
  * it was, and which one it is to be. When all copies have said yes the put is acknowledged, and the unlocks are due. A
  * client that does not get the primary takes its locks back at the backups, and tries again. One that has it waits for

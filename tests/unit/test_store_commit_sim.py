@@ -21,6 +21,13 @@ PLANTED = {
     "a lock in doubt stays": ("commit", 1, "if (p->is != TX_OPEN)", "if (p->is == TX_LOCKED)"),
     "a conflict makes its changes": ("commit", 1, "lock_of(p, e), p->head);", "lock_of(p, e), p->to);"),
     "the other copies are not changed": ("commit", 2, "n ? post(m, n, COMMIT_COPIES)", "0 ? post(m, n, COMMIT_COPIES)"),
+    "a lock at another copy is not replaced": ("commit", 2, "if (all && n)", "if (0)"),
+    "a lock at another copy is not replaced by a resolution": (
+        "record",
+        2,
+        "return left ? resolve_post(m, left, RESOLVE_COPIES)",
+        "return 0 ? resolve_post(m, left, RESOLVE_COPIES)",
+    ),
     "one copy is enough": ("commit", 2, "if (m->done != m->parts)", "if (!m->done)"),
     "the new frame is put back": (
         "commit",

@@ -109,7 +109,7 @@ def test_where_copies_may_differ(cluster, nbytes):
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_round_trips(nodes, cluster_name, replicas):
-    """A write: the frames and a lock in one, the other heads in the next; its unlock is not waited for."""
+    """A write: frames, intents and locks in one; its unlocks, at each copy, are not waited for."""
     with client(where(nodes, cluster_name)) as (cluster, own), made(cluster, replicas) as store:
 
         def trips(call):
@@ -117,16 +117,16 @@ def test_round_trips(nodes, cluster_name, replicas):
             call()
             return own.stats["doorbells"] - before
 
-        pid, unlock = store.allocate(), 1
+        pid, unlocks = store.allocate(), replicas
         store.write(pid, page(1))
-        assert min(trips(lambda: store.write(pid, page(2))) for _ in range(20)) == replicas + (replicas - 1) + unlock
+        assert min(trips(lambda: store.write(pid, page(2))) for _ in range(20)) == replicas + unlocks
         assert min(trips(lambda: store.read(pid)) for _ in range(20)) == 1
         assert min(trips(lambda: store.version(pid)) for _ in range(20)) == 1
 
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_ops(nodes, cluster_name, replicas):
-    """Of a change: the frames, if there are any, an intent and the lock; then the other heads; and the unlock."""
+    """Of a change, at each copy: the frame, if there is one, an intent and the lock; and the unlock."""
     with client(where(nodes, cluster_name)) as (cluster, own), made(cluster, replicas) as store:
 
         def ops(call):
@@ -134,15 +134,29 @@ def test_ops(nodes, cluster_name, replicas):
             call()
             return own.stats["posts"] - before
 
-        pids, backups, intent, lock, unlock = store.allocate_many(8).tolist(), replicas - 1, 1, 1, 1
+        pids, intent, lock, unlock = store.allocate_many(8).tolist(), 1, 1, 1
         store.write_many(pids, page(1) * 8)
-        change = intent + lock + backups + unlock
+        change = replicas * (intent + lock + unlock)
         assert min(ops(lambda: store.write(pids[0], page(2))) for _ in range(20)) == replicas + change
         assert min(ops(lambda: store.write_many(pids, page(2) * 8)) for _ in range(20)) == 8 * (replicas + change)
         for pid in pids[:3]:
             store.free(pid)
         store.version(pids[7])
-        assert min(ops(store.allocate) for _ in range(10)) == backups + change  # the other heads are read, too
+        assert min(ops(store.allocate) for _ in range(10)) == change
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_a_batch_leaves_no_page_locked(nodes, cluster, cluster_name, replicas):
+    """Its unlocks go out with the end of the call, whether the client makes another one or not."""
+    with (
+        made(cluster, replicas, capacity=100 * SIZE) as store,
+        client(where(nodes, cluster_name)) as (two, _),
+        two.store("s") as other,
+    ):
+        pids = store.allocate_many(64).tolist()
+        for value in (1, 2):
+            store.write_many(pids, page(value) * 64)
+            assert other.read_many(pids).tobytes() == page(value) * 64
 
 
 def test_handles_that_write_one_page(nodes, cluster, cluster_name):

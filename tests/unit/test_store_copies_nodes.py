@@ -87,6 +87,12 @@ def meets_the_outage(account, copy):
             account.store.read(two)
 
 
+def overwrites(other, account, pid):
+    """A lock that the account could not take back from a copy stands there until its calls have reached that."""
+    account.store.version(pid)
+    other.write(pid, page(100))
+
+
 def goes_on(account, cluster, second, replicas):
     """Without a restart of anything."""
     with second.store("s") as other:
@@ -95,7 +101,7 @@ def goes_on(account, cluster, second, replicas):
         account.check(other)
         account.check(account.store)
         for pid in account.pids:
-            other.write(pid, page(100))
+            eventually(lambda pid=pid: overwrites(other, account, pid), errors.BusyError)
             account.store.write(pid, page(101))
             assert number_of(other.read(pid)) == 101
     account.store.close()

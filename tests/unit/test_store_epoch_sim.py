@@ -11,12 +11,12 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not 
 SEEDS = 12000
 # What is planted: the file, the copies of the store, what stands there, and what stands there instead.
 PLANTED = {
-    "no intent is written": ("put", 2, ".nbytes = INTENT_BYTES}", ".nbytes = 8}"),
+    "no intent is written": ("put", 2, ".nbytes = INTENT_BYTES * (uint64_t)(end - i)}", ".nbytes = 8}"),
     "an intent is used again while its unlock is due": (
         "put",
         2,
-        "            c->is = CHANGE_DONE;\n",
-        "            c->is = CHANGE_DONE;\n            release(e, c->intent);\n",
+        "    c->is = CHANGE_DONE;\n",
+        "    c->is = CHANGE_DONE;\n    release(e, c->intent);\n",
     ),
     "a change begins where an older lock may stand": (
         "put",
@@ -24,38 +24,36 @@ PLANTED = {
         "if (!d || (!d->kept && !d->n))\n        return false;",
         "return false;",
     ),
-    "it has failed, though its way back got no answer": ("put", 2, "if (ops[n++].status) {", "if (!++n) {"),
-    "it has failed, though its lock may stand": (
-        "put",
+    "it has failed, though its lock may stand": ("put", 2, "c->is = CHANGE_UNKNOWN;", "c->is = CHANGE_FAILED;"),
+    "a lock goes back, though it is at all copies": (
+        "recover",
         2,
-        "p->failed = err_set_op(DSM_EUNKNOWN, ",
-        "p->failed = err_set_op(DSM_EIO, ",
+        "{.after = intent->to, .before = intent->from}",
+        "{.after = intent->from, .before = intent->from}",
     ),
-    "a page goes back that a backup has changed": (
-        "put",
-        3,
-        "        if (c->done || c->unsure)\n            leave(c, e);\n        else\n            ops[n++]",
-        "        if (0)\n            leave(c, e);\n        else\n            ops[n++]",
+    "of different changes the first is made": ("recover", 3, "return agree || go_back(", "return true || go_back("),
+    "a frame does not say what it has replaced": ("recover", 2, "o->before = m->headers[k].before;", "o->before = 0;"),
+    "a committed transaction leaves locks of other changes": (
+        "recover",
+        2,
+        "(m->commits && is_before)",
+        "(m->commits && head == c->from)",
     ),
-    "a way back is sent once more": ("put", 2, "due->number == number && is_back(due)", "false"),
-    "a primary that is alone goes back": ("recover", 2, "whole ? m->to : m->from", "m->from"),
     "an intent of another version is taken": (
         "layout",
         2,
         "head_version(i->from) == head_version(lock) && i->check",
         "i->check",
     ),
-    "the later of two heads wins, though a copy without its frame may count again": (
+    "the later of two heads wins, though not all copies have had it": (
         "recover",
         2,
-        "later == LOW28) { /* the version before */\n            *to = head;\n            found = true;\n"
-        "        } else if (head != *to && later != 1) {",
-        "later == 1) {\n            *to = head;\n            found = true;\n"
-        "        } else if (head != *to && later != LOW28) {",
+        "versions_ahead(of[least].after, of[k].after) > 0 ? k",
+        "versions_ahead(of[least].after, of[k].after) < 0 ? k",
     ),
     "a head tells, also if another client has written the frame": (
         "doubt",
-        2,
+        "2x2",
         "return !memcmp(d->header, h, sizeof *h);",
         "return d->header[0] || h->pid || 1;",
     ),

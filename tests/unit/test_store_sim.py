@@ -67,62 +67,46 @@ PLANTED = {
 }
 # The same, with this many copies.
 PLANTED_COPIES = {
-    "a frame whose answer was lost is not sent again": (
+    "a frame whose answer was lost is not sent again": (2, "put", "p->unwritten = failed;", "p->unwritten = 0;"),
+    "a refused lock counts": (2, "put", "op->result == op->operand ? op->desired : op->result", "op->desired"),
+    "a lost answer counts as yes": (
         2,
         "put",
-        "return p->unwritten ? try_again(p, changes, ops, e) : go_on",
-        "p->unwritten = 0;\n    return go_on",
+        "c->unsure |= lost && (c->swaps & bit) ? bit : 0;",
+        "c->has |= lost && (c->swaps & bit) ? bit : 0;",
     ),
-    "a refused lock counts": (
-        2,
-        "put",
-        ": op->result == c->from     ? CHANGE_LOCKED",
-        ": op->result != 1           ? CHANGE_LOCKED",
-    ),
-    "a lost answer to a lock counts as done": (
-        2,
-        "put",
-        "c->is = op->status == -DSM_EUNKNOWN ? CHANGE_UNSURE",
-        "c->is = op->status == -DSM_EUNKNOWN ? CHANGE_LOCKED",
-    ),
-    "a change is done before all backups have it": (3, "put", "if (c->done == all) {", "if (c->done) {"),
-    "a lost answer of a backup counts as done": (
-        2,
-        "put",
-        "c->unsure |= op->status == -DSM_EUNKNOWN && op->code != DSM_OP_READ ? bit : 0;",
-        "c->done |= op->status == -DSM_EUNKNOWN && op->code != DSM_OP_READ ? bit : 0;",
-    ),
-    "a change in doubt goes back": (
-        2,
-        "put",
-        "        if (c->done || c->unsure)\n            leave(c, e);\n        else\n            ops[n++]",
-        "        if (c->done)\n            leave(c, e);\n        else\n            ops[n++]",
-    ),
-    "a change that a backup has goes back": (
+    "a lost answer counts as no": (2, "put", "c->unsure |= lost && (c->swaps & bit) ? bit : 0;", ""),
+    "the lock at the primary is enough": (
         3,
         "put",
-        "        if (c->done || c->unsure)\n            leave(c, e);\n        else\n            ops[n++]",
-        "        if (c->unsure)\n            leave(c, e);\n        else\n            ops[n++]",
+        "c->has == copies_bits(e, c) && is_written(p, c, e)",
+        "c->has & 1 && is_written(p, c, e)",
     ),
-    "a backup that was read counts as changed": (
+    "a loser keeps its locks": (
         2,
         "put",
-        "(head == c->from && op->code != DSM_OP_READ)",
-        "head == c->from",
+        "c->is == CHANGE_LOSES && !(c->has | c->unsure)",
+        "c->is == CHANGE_LOSES",
+    ),
+    "a backup is locked from a head that the primary had not": (
+        2,
+        "put",
+        "loses || !(first || c->has & 1) ? 0",
+        "loses ? 0",
     ),
     "an unlock whose answer was lost is due no more": (
         3,
         "put",
-        "if (!ended || (status && !due->gone))",
-        "if (!ended)",
+        "if (!ops[at++].status)",
+        "if (at++ < n)",
     ),
     "the frame before is free with the lock": (
         2,
         "page",
-        "m->put = (struct store_put){.count = 1, .intents = &m->intent};",
-        "m->put = (struct store_put){.count = 1, .intents = &m->intent};\n"
-        "        if (head_state(m->guess) == HEAD_FRAMED)\n"
-        "            frames_put_back(e, extent_of(e->shape, page_number(m->pid)), head_low(m->guess));",
+        "lock_wait(m, e)};\n        return put(m, e);",
+        "lock_wait(m, e)};\n        if (head_state(m->guess) == HEAD_FRAMED)\n"
+        "            frames_put_back(e, extent_of(e->shape, page_number(m->pid)), head_low(m->guess));\n"
+        "        return put(m, e);",
     ),
     "a frame that is sent again is another one": (
         2,
@@ -132,18 +116,35 @@ PLANTED_COPIES = {
         "        frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);\n        return put(m, e);",
     ),
     "frames behind locks are free": (3, "chunk", "if (head_locked(head))", "if (0)"),
-    "a resolution leaves the other backups": (
+    "frames behind locks of backups are free": (
+        4,
+        "chunk",
+        "if (f->doubt && keeps_any(e, m->extent))",
+        "if (0)",
+    ),
+    "a resolution goes forward, whatever the backups have": (2, "resolve", "all || any ? intent->to", "1 ? intent->to"),
+    "a resolution goes back, though all have the lock": (2, "resolve", "all || any ? intent->to", "any ? intent->to"),
+    "a resolution goes back, though a backup is past it": (2, "resolve", "all || any ? intent->to", "all ? intent->to"),
+    "the lock of an earlier change counts": (4, "resolve", " && there->to == intent->to", ""),
+    "a lock at a backup alone goes forward": (
+        2,
+        "resolve",
+        "versions_ahead(m->heads[0], m->lock) > 0",
+        "versions_ahead(m->heads[0], m->lock) >= 0",
+    ),
+    "a lock at a backup alone goes back": (2, "resolve", "versions_ahead(m->heads[0], m->lock) > 0", "false"),
+    "the backups are not swept": (2, "resolve", "if (++m->copy < copies_of(e, m->extent))", "if (0)"),
+    "a resolution takes backups that moved on for damage": (
         3,
         "resolve",
-        "return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);",
-        "return unlock(m, e);",
+        "static enum store_next checked(struct store_resolve *m)\n{\n    if (m->heads[m->copy] != m->lock)",
+        "static enum store_next checked(struct store_resolve *m)\n{\n    if (0)",
     ),
-    "a resolution takes backups that moved on for damage": (3, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
     "a mixture is taken for what became of a lock": (
         2,
         "put",
-        "store_look_at_head(e, 0, changes[i].number, &changes[i].seen[0])",
-        "store_read_op(e, 0, head_at(e->shape, changes[i].number), &changes[i].seen[0], 8)",
+        "store_look_at_head(e, k, c->number, &c->seen[k])",
+        "store_read_op(e, k, head_at(e->shape, c->number), &c->seen[k], 8)",
     ),
 }
 
