@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from dsmem.cluster.base import ClusterBase
     from dsmem.names.base import Names
 
-__all__ = ["PageStatus", "Store", "Transaction"]
+__all__ = ["PageMetadata", "PageStatus", "Store", "Transaction"]
+
+PageMetadata = _core.PageMetadata
 
 _T = TypeVar("_T")
 _PAGE_SIZE = 4096

@@ -84,6 +84,16 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
  * reader gets the same ones each time. */
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version);
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version);
+/* What a page says of its last change. */
+typedef struct {
+    uint64_t version;
+    uint64_t time;        /* when it was written, by the clock of its writer: ms since 1970 << 16 */
+    uint32_t slot, epoch; /* the place of its writer among the clients, and the lower 20 bits of the epoch */
+    uint32_t change;      /* DSM_PAGE_…; of an empty page only the version counts */
+    uint32_t transaction; /* DSM_PAGE_COMMITTED: the lower 31 bits of the number that it has in its slot */
+} dsm_page_metadata;
+enum { DSM_PAGE_EMPTY = 0, DSM_PAGE_WRITTEN = 1, DSM_PAGE_COMMITTED = 2 }; /* never written; alone; by a transaction */
+int dsm_store_metadata(dsm_store *s, uint64_t pid, dsm_page_metadata *out);
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version);
 /* ECONFLICT: the page does not have the expected version, but *version; nothing was written. */
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version);
@@ -93,6 +103,7 @@ int dsm_store_free(dsm_store *s, uint64_t pid);
  * wrong. expected: NULL for any version. */
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version);
 int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version);
+int dsm_store_metadata_now(const dsm_store *s, uint64_t pid, dsm_page_metadata *out);
 int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version);
 
 /* A change of a page that has ended with EUNKNOWN: the head before, the one that was to be, the version that goes with

@@ -154,7 +154,7 @@ static void seal_frame(struct tx_page *p, const struct store_env *e)
 {
     p->header = (struct frame_header){.pid = p->pid,
                                       .version = p->version + 1,
-                                      .writer = frame_writer(e->slot, e->shape->epoch, (uint32_t)e->words->seq),
+                                      .writer = frame_transaction(e->slot, e->shape->epoch, e->words->seq),
                                       .time = e->time,
                                       .before = p->head,
                                       .hash = p->hash};

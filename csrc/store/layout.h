@@ -77,7 +77,7 @@ static inline uint64_t head_transaction_lock(uint64_t head, uint32_t slot, uint3
 {
     return head_of(HEAD_TRANSACTION + slot + 1, head_version(head), mark);
 }
-/* Of the identity that a client has at the primary. Slots are used again; with it a lock never comes twice. */
+/* Of the identity that a client has at the primary, 24 bits. Slots are used again; with it a lock never comes twice. */
 uint32_t store_mark(uint64_t identity);
 
 /* Of a page in a frame whose header has this version. */
@@ -113,19 +113,29 @@ static inline uint64_t number_at(const struct store_shape *s, uint32_t extent, u
 
 struct frame_header {
     uint64_t pid, version; /* the lower bits of the version are those of the head that names the frame */
-    uint64_t writer, time; /* frame_writer(); a hybrid stamp */
+    uint64_t writer, time; /* frame_writer() or frame_transaction(); a hybrid stamp */
     uint64_t before;       /* the head that it has replaced */
     struct hash128 hash;   /* of the page */
     uint64_t check;        /* of all before it */
 };
 _Static_assert(sizeof(struct frame_header) == 64, "docs/protocols/pages.md");
 
-/* number: the client's mark, or the lower bits of the number of its transaction. With slot and epoch it says by which
+/* number: the client's mark, of 24 bits, if the change is one of this page alone. With slot and epoch it says by which
  * client a frame was written, also where another one has used the frame again for the same page and version. */
 static inline uint64_t frame_writer(uint32_t slot, uint64_t epoch, uint32_t number)
 {
     return (uint64_t)(slot + 1) << 52 | (epoch & 0xfffff) << 32 | number;
 }
+/* The same of a transaction: the lower 31 bits of its number, and a bit that no mark has. */
+#define WRITER_TRANSACTION 0x80000000u
+static inline uint64_t frame_transaction(uint32_t slot, uint64_t epoch, uint64_t seq)
+{
+    return frame_writer(slot, epoch, WRITER_TRANSACTION | (uint32_t)seq);
+}
+static inline uint32_t writer_slot(uint64_t writer) { return (uint32_t)(writer >> 52) - 1; }
+static inline uint32_t writer_epoch(uint64_t writer) { return (uint32_t)(writer >> 32) & 0xfffff; }
+static inline bool writer_in_transaction(uint64_t writer) { return writer & WRITER_TRANSACTION; }
+static inline uint32_t writer_transaction(uint64_t writer) { return (uint32_t)writer & ~WRITER_TRANSACTION; }
 
 /* Copies the page, and completes the header for the copy: others may change the page meanwhile. copy: NULL makes none,
  * for a page that does not change. */

@@ -79,14 +79,20 @@ int mapped_page_version(const dsm_remote *r, const struct store_shape *s, uint64
     return 0;
 }
 
-uint64_t mapped_writer(const dsm_remote *r, const struct store_shape *s, uint64_t pid, uint64_t head)
+int mapped_page_header(const dsm_remote *r, const struct store_shape *s, uint64_t pid, struct frame_header *said,
+                       uint64_t *head)
 {
     struct proven p;
-    if (!is_allowed(r, s, pid, DSM_READ) || !look(r, s, pid, &p) || !p.frame || p.head != head)
-        return 0;
-    const struct frame_header *h = (const struct frame_header *)(const void *)p.frame;
-    uint64_t writer = load_relaxed_u64(&h->writer);
-    return is_still(&p, pid) ? writer : 0;
+    if (!is_allowed(r, s, pid, DSM_READ) || !look(r, s, pid, &p))
+        return 1;
+    *said = (struct frame_header){.version = p.version};
+    if (p.frame)
+        mapped_copy(said, p.frame, sizeof *said);
+    if (!is_still(&p, pid) || (p.frame && !frame_fits(said, page_number(pid), p.head)))
+        return 1;
+    if (head)
+        *head = p.head;
+    return 0;
 }
 
 /* ---- writing ---- */

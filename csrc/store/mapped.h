@@ -24,8 +24,9 @@ int mapped_page_version(const dsm_remote *r, const struct store_shape *s, uint64
  * expects any. */
 int mapped_page_write(const dsm_remote *r, const struct store_env *e, uint64_t pid, const uint64_t *expected,
                       const void *page, uint64_t *version);
-/* What frame_writer() has made of the client that has written this head of the page. 0: the page has another one, or
- * no frame. */
-uint64_t mapped_writer(const dsm_remote *r, const struct store_shape *s, uint64_t pid, uint64_t head);
+/* The header of the page's frame, which is whole. An empty page has none: all but its version is 0. 1 also if the
+ * header is damaged. */
+int mapped_page_header(const dsm_remote *r, const struct store_shape *s, uint64_t pid, struct frame_header *said,
+                       uint64_t *head);
 
 #endif

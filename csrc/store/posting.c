@@ -440,16 +440,16 @@ int posting_name_client(const dsm_store *s, int rc, uint64_t lock)
     return err_set(f.code, 0, "%s: %s", f.detail, member_describe(identity, name));
 }
 
-/* A number that is the mark of the client is that of a write, as is one that is greater than those of the transactions
- * of the slot. */
 int posting_name_change(const dsm_store *s, int rc, uint64_t pid, uint64_t head)
 {
-    uint64_t writer = is_visible(s) ? mapped_writer(s->at[0], &s->shape, pid, head) : 0;
-    uint32_t slot = (uint32_t)(writer >> 52) - 1, number = (uint32_t)writer;
-    if (!writer || slot >= s->shape.slots)
+    struct frame_header said;
+    uint64_t now;
+    if (!is_visible(s) || mapped_page_header(s->at[0], &s->shape, pid, &said, &now) || now != head || !said.writer)
         return rc;
     dsm_failure f = *dsm_last_error();
-    if (client_in(s, slot, number) || number > tx_seq(word_of(s, word_at(&s->shape, slot))))
+    uint32_t slot = writer_slot(said.writer);
+    if (!writer_in_transaction(said.writer))
         return err_set(f.code, 0, "%s, by a write of the client in slot %u", f.detail, slot);
-    return err_set(f.code, 0, "%s, by transaction %u of the client in slot %u", f.detail, number, slot);
+    return err_set(f.code, 0, "%s, by transaction %u of the client in slot %u", f.detail,
+                   writer_transaction(said.writer), slot);
 }

@@ -341,6 +341,44 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
     return operate(s, &m, version);
 }
 
+static dsm_page_metadata metadata_of(const struct frame_header *h)
+{
+    if (!h->writer)
+        return (dsm_page_metadata){.version = h->version, .change = DSM_PAGE_EMPTY};
+    bool committed = writer_in_transaction(h->writer);
+    return (dsm_page_metadata){.version = h->version,
+                               .time = h->time,
+                               .slot = writer_slot(h->writer),
+                               .epoch = writer_epoch(h->writer),
+                               .change = committed ? DSM_PAGE_COMMITTED : DSM_PAGE_WRITTEN,
+                               .transaction = committed ? writer_transaction(h->writer) : 0};
+}
+
+int dsm_store_metadata_now(const dsm_store *s, uint64_t pid, dsm_page_metadata *out)
+{
+    struct frame_header said;
+    if (!remote_is_mapped(s->at[0]) || mapped_page_header(s->at[0], &s->shape, pid, &said, NULL))
+        return 1;
+    *out = metadata_of(&said);
+    return 0;
+}
+
+/* What proves the head of a page in a frame is its header. */
+int dsm_store_metadata(dsm_store *s, uint64_t pid, dsm_page_metadata *out)
+{
+    if (!dsm_store_metadata_now(s, pid, out))
+        return 0;
+    struct store_op m;
+    store_op_begin(&m, STORE_VERSION, pid, NULL);
+    int rc = operate(s, &m, NULL);
+    if (rc)
+        return rc;
+    if (head_state(m.guess) == HEAD_EMPTY)
+        m.header = (struct frame_header){.version = m.version};
+    *out = metadata_of(&m.header);
+    return 0;
+}
+
 /* A chunk that can't be opened is the machine's to report. Whether the page is written. */
 static bool write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {

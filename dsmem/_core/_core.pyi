@@ -16,6 +16,7 @@ from ._event import Barrier as Barrier
 from ._event import Condition as Condition
 from ._event import Event as Event
 from ._event import Once as Once
+from ._page import PageMetadata as PageMetadata
 from ._pool import Pool as Pool
 from ._pool import Remotes as Remotes
 from ._queue import Queue as Queue

@@ -5,6 +5,7 @@ from typing import Any, TypeVar, overload
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Buffer, Self
 
+from ._page import PageMetadata
 from ._remote import Remote
 
 _Buffer = Buffer | NDArray[Any]
@@ -178,6 +179,39 @@ class Store:
             The page was freed, or never allocated.
         """
 
+    def metadata(self, pid: int) -> PageMetadata:
+        """Return the version of a page, and by which client it was written, when, and in which transaction.
+
+        All of it is of one instant. The call costs as much as :meth:`version`.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Returns
+        -------
+        dsmem.store.PageMetadata
+            A named tuple. Of a page that was not written since it was allocated only the version is known.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed, or never allocated.
+
+        Examples
+        --------
+        >>> store = cluster.store("db", capacity="1MiB", create=None)
+        >>> pid = store.allocate()
+        >>> with store.transaction() as tx:
+        ...     tx.write(pid, bytes(4096))
+        >>> said = store.metadata(pid)
+        >>> said.version == store.version(pid), said.slot, said.transaction
+        (True, 0, 1)
+        >>> abs(time.time() - said.time) < 60
+        True
+        """
+
     def compare_write(self, pid: int, version: int, data: _Buffer) -> int:
         """Replace a page if it still has a version.
 
@@ -334,6 +368,25 @@ class Store:
             The page was freed, or never allocated.
         """
 
+    async def metadata_async(self, pid: int) -> PageMetadata:
+        """:meth:`metadata` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Returns
+        -------
+        dsmem.store.PageMetadata
+            As of :meth:`metadata`.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed, or never allocated.
+        """
+
     async def compare_write_async(self, pid: int, version: int, data: _Buffer) -> int:
         """:meth:`compare_write` in an event loop.
 
@@ -409,7 +462,8 @@ class Store:
 
         read, version, write, compare_write, free, commit, snapshot
             Calls that have succeeded. ``commit`` is that of transactions, also those of :meth:`~dsmem.Store.run` and of
-            :meth:`~dsmem.Store.snapshot`. Reads of a transaction are not counted.
+            :meth:`~dsmem.Store.snapshot`. Reads of a transaction are not counted. :meth:`metadata` counts as
+            ``version``.
         read_many, write_many, allocate
             The same. ``read_many_pages``, ``write_many_pages`` and ``allocate_pages`` are how many pages these
             have read, written and allocated: those that ``status`` names as not done are not among them.

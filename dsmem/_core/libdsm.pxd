@@ -512,6 +512,16 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)
     int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
     int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
+    ctypedef struct dsm_page_metadata:
+        uint64_t version
+        uint64_t time
+        uint32_t slot
+        uint32_t epoch
+        uint32_t change
+        uint32_t transaction
+    enum: DSM_PAGE_EMPTY, DSM_PAGE_COMMITTED
+    int dsm_store_metadata_now(const dsm_store *s, uint64_t pid, dsm_page_metadata *out)
+    int dsm_store_metadata(dsm_store *s, uint64_t pid, dsm_page_metadata *out)
     int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
     int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
     int dsm_store_free(dsm_store *s, uint64_t pid)

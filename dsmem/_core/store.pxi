@@ -356,28 +356,17 @@ cdef class Store(Handle):
         finally:
             self.leave()
 
-    @cython.final
-    cdef uint64_t look(self, uint64_t pid) except? 0xdead:
-        cdef PyThread_type_lock turn
-        cdef int64_t began = call_begins(&self.counted, CALL_VERSION)
-        cdef uint64_t version = 0
-        cdef int rc
-        if not c.dsm_store_version_now(self.ptr, pid, &version):
-            call_ends(&self.counted, CALL_VERSION, 1, began)
-            return version
-        turn = self.begin()
-        with nogil:
-            rc = c.dsm_store_version(self.ptr, pid, &version)
-        self.end(turn)
-        if rc:
-            raise self.failed(rc, "version")
-        call_ends(&self.counted, CALL_VERSION, 1, began)
-        return version
-
     def version(self, pid):
         self.enter()
         try:
-            return self.look(page_of(pid))
+            return version_at(self, page_of(pid))
+        finally:
+            self.leave()
+
+    def metadata(self, pid):
+        self.enter()
+        try:
+            return metadata_at(self, page_of(pid))
         finally:
             self.leave()
 
@@ -709,6 +698,9 @@ cdef class Store(Handle):
 
     def version_async(self, pid):
         return _store_version(self, pid)
+
+    def metadata_async(self, pid):
+        return _store_metadata(self, pid)
 
     def read_many_async(self, ids, out=None, *, status=None):
         return _store_read_many(self, ids, out, status)

@@ -233,7 +233,12 @@ cdef int job_write(StoreJob job) except -1:
 
 
 cdef int job_version(StoreJob job) except -1:
-    job.result = job.store.look(job.number)
+    job.result = version_at(job.store, job.number)
+    return 0
+
+
+cdef int job_metadata(StoreJob job) except -1:
+    job.result = metadata_at(job.store, job.number)
     return 0
 
 
@@ -332,6 +337,23 @@ async def _store_version(Store store, pid):
         if not c.dsm_store_version_now(store.ptr, job.number, &job.version):
             call_ends(&store.counted, CALL_VERSION, 1, began)
             return job.version
+        await _done(job)
+        return job.result
+    finally:
+        store.leave()
+
+
+async def _store_metadata(Store store, pid):
+    cdef StoreJob job = new_job(store, job_metadata)
+    cdef int64_t began
+    cdef c.dsm_page_metadata found
+    store.enter()
+    try:
+        job.number = page_of(pid)
+        began = call_begins(&store.counted, CALL_VERSION)
+        if not c.dsm_store_metadata_now(store.ptr, job.number, &found):
+            call_ends(&store.counted, CALL_VERSION, 1, began)
+            return metadata_from(&found)
         await _done(job)
         return job.result
     finally:

@@ -7,7 +7,6 @@ docs/protocols/epochs.md has the argument.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import secrets
@@ -26,10 +25,11 @@ from dsmem.membership.client import AWAY, Coordination, Pauses, attached, clock,
 from dsmem.membership.leases import Held
 from dsmem.membership.reports import EACH_SECONDS
 from dsmem.membership.rest import DOUBT, Rest, ids_again
+from dsmem.membership.tasks import in_thread
 from dsmem.memory import Memory, Reference
 from dsmem.names.remote import RemoteNames, limit_of
 from dsmem.objects import Owner
-from dsmem.store import RUN_SECONDS, Store, Transaction, shape_of
+from dsmem.store import RUN_SECONDS, PageMetadata, Store, Transaction, shape_of
 
 if TYPE_CHECKING:
     from dsmem.cluster.base import ClusterBase
@@ -211,11 +211,6 @@ def _late(failed: errors.DsmemError | None, why: str = "try again") -> errors.Ds
     late = errors.TimeoutError(f"the next epoch of the store was not opened here in time; {why}")
     late.__cause__ = failed
     return late
-
-
-def _quietly(undo: Callable[[Any], object], result: Any) -> None:
-    with contextlib.suppress(errors.DsmemError):
-        undo(result)
 
 
 class EpochStore(Store):
@@ -544,6 +539,11 @@ class EpochStore(Store):
         with self._took.by("version"):
             return self._call(lambda: Store.version(self, pid))
 
+    def metadata(self, pid: int) -> PageMetadata:
+        """As of :class:`Store`."""
+        with self._took.by("version"):
+            return self._call(lambda: Store.metadata(self, pid))
+
     def write(self, pid: int, data: Any) -> int:
         """As of :class:`Store`."""
         with self._took.by("write"):
@@ -639,34 +639,8 @@ class EpochStore(Store):
             return await super().snapshot_async(ids, out, timeout=timeout)
 
     async def _call_async(self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
-        """In a thread that does not have the handle in use, since a call may open it again.
-
-        It is one of the call's own: those of the loop are the program's, and the end of the loop waits for them.
-        undo: what is done with a result that no task takes.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_T] = loop.create_future()
-
-        def tell(result: Any, error: BaseException | None) -> None:
-            if not future.done():
-                future.set_result(result) if error is None else future.set_exception(error)
-            elif error is None and undo is not None:
-                threading.Thread(target=_quietly, args=(undo, result), daemon=True).start()
-
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = call()
-            except BaseException as raised:
-                error = raised
-            try:
-                loop.call_soon_threadsafe(tell, result, error)
-            except RuntimeError:  # the loop is closed
-                if error is None and undo is not None:
-                    _quietly(undo, result)
-
-        threading.Thread(target=run, name="dsmem-task", daemon=True).start()
-        return await future
+        """In a thread that does not have the handle in use, since a call may open it again."""
+        return await in_thread(call, undo)
 
     async def read_async(self, pid: int, out: Any = None) -> Any:
         """As of :class:`Store`."""
@@ -679,6 +653,10 @@ class EpochStore(Store):
     async def version_async(self, pid: int) -> int:
         """As of :class:`Store`."""
         return await self._call_async(lambda: self.version(pid))
+
+    async def metadata_async(self, pid: int) -> PageMetadata:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.metadata(pid))
 
     async def write_async(self, pid: int, data: Any) -> int:
         """As of :class:`Store`."""

@@ -512,6 +512,7 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
                 "read": on_page(lambda s, p: s.read(p)),
                 "write": on_page(lambda s, p: s.write(p, bytes(256))),
                 "version": on_page(lambda s, p: s.version(p)),
+                "metadata": on_page(lambda s, p: s.metadata(p)),
                 "compare_write": on_page(lambda s, p: s.compare_write(p, s.version(p), bytes(256))),
                 "read_many": on_page(lambda s, p: s.read_many([p])),
                 "write_many": on_page(lambda s, p: s.write_many([p], bytes(256))),

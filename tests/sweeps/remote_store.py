@@ -173,6 +173,7 @@ ROWS = [
     row("read", lambda s: s.read(s.ids[0]), check=seen),
     row("read_many", lambda s: s.read_many(s.ids), check=all_seen),
     row("version", lambda s: s.version(s.ids[0])),
+    row("metadata", lambda s: s.metadata(s.ids[0])),
     row("write", recorded(lambda s: s.write(s.ids[0], page(77))), settle=replaced),
     row("compare_write", recorded(lambda s: s.compare_write(s.ids[0], s.versions[0], page(77))), settle=replaced),
     row("write_many", recorded(lambda s: s.write_many(s.ids, page(77) * MANY)), settle=some_replaced),
@@ -189,6 +190,7 @@ ROWS = [
     row("read_async", task(lambda s: s.read_async(s.ids[0])), check=seen, brief=True),
     row("read_many_async", task(lambda s: s.read_many_async(s.ids)), check=all_seen, brief=True),
     row("version_async", task(lambda s: s.version_async(s.ids[0])), brief=True),
+    row("metadata_async", task(lambda s: s.metadata_async(s.ids[0])), brief=True),
     row("write_async", recorded(task(lambda s: s.write_async(s.ids[0], page(77)))), settle=replaced, brief=True),
     row(
         "compare_write_async",

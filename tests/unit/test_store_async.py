@@ -206,6 +206,7 @@ CALLS = {
     "write_async": lambda s, p: s.write_async(p, page(7)),
     "write_many_async": lambda s, p: s.write_many_async([p], page(7)),
     "version_async": lambda s, p: s.version_async(p),
+    "metadata_async": lambda s, p: s.metadata_async(p),
     "compare_write_async": lambda s, p: s.compare_write_async(p, s.version(p), page(7)),
     "allocate_async": lambda s, p: s.allocate_async(),
     "allocate_many_async": lambda s, p: s.allocate_many_async(2),
@@ -293,7 +294,8 @@ async def is_cancelled(task):
 def test_a_job_that_has_not_begun_is_not_done_after_a_cancel(store, call):
     pid = store.allocate()
     version, free = store.write(pid, page(1)), store.stat()["free"]
-    at_once = store._memory.remote.is_mapped and call in ("read_async", "write_async", "version_async")
+    in_the_loop = ("read_async", "write_async", "version_async", "metadata_async")
+    at_once = store._memory.remote.is_mapped and call in in_the_loop
 
     async def run():
         with taken(store):

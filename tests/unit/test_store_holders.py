@@ -85,12 +85,12 @@ def image(store):
 
 
 def writer_of(store, pid):
-    """Slot and number in the frame of a page: docs/protocols/pages.md."""
+    """Slot in the frame of a page, and mark of the client or number of its transaction: docs/protocols/pages.md."""
     raw = image(store)
     found, frames = heads(raw)
     frame = frames + (found[pid & NUMBERS] & 0xFFFFFF) * (64 + PROPERTIES["page_size"])
     (writer,) = struct.unpack_from("<Q", raw, frame + 16)
-    return (writer >> 52) - 1, writer & 0xFFFFFFFF
+    return (writer >> 52) - 1, writer & 0x7FFFFFFF
 
 
 @contextlib.contextmanager

@@ -141,12 +141,15 @@ def test_round_trips(server, cluster_name):
         assert fewest(own, replace) == 1
         assert trips(own, lambda: store.read(pid))[0] == 1
         assert trips(own, lambda: store.version(pid))[0] == 1
+        assert trips(own, lambda: store.metadata(pid))[0] == 1
         new = store.allocate()
         assert fewest(own, lambda: store.write(store.allocate(), page(4))) == 2
         with dsmem.connect(cluster_name) as here, here.store("s") as mapped:
             version = mapped.write(pid, page(5))
             assert trips(own, lambda: store.read(pid)) == (2, page(5))  # changed by another one
             assert trips(own, lambda: store.read(pid)) == (1, page(5))
+            mapped.write(pid, page(6))
+            assert trips(own, lambda: store.metadata(pid)) == (2, mapped.metadata(pid))
             mapped.write(pid, page(6))
             with pytest.raises(errors.ConflictError):
                 store.compare_write(pid, version, page(7))
