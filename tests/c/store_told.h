@@ -62,7 +62,7 @@ static void allocation_ended(struct client *c)
     struct store_allocation *a = &c->allocation;
     if (a->status) {
         REQUIRE(a->status == -DSM_ESTOREFULL || a->status == -DSM_EUNKNOWN || a->status == -DSM_EIO ||
-                    a->status == -DSM_ECANCELED || (copies > 1 && a->status == -DSM_EPEER),
+                    a->status == -DSM_ECANCELED || (copies > 1 && (a->status == -DSM_EPEER || a->status == -DSM_EBUSY)),
                 "status %d", a->status);
         return;
     }

@@ -36,7 +36,7 @@ PLANTED = {
     "a committed transaction leaves locks of other changes": (
         "recover",
         2,
-        "(m->commits && is_before)",
+        "(m->commits && gives)",
         "(m->commits && head == c->from)",
     ),
     "an intent of another version is taken": (

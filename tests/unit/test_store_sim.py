@@ -72,10 +72,15 @@ PLANTED_COPIES = {
     "a lost answer counts as yes": (
         2,
         "put",
-        "c->unsure |= lost && (c->swaps & bit) ? bit : 0;",
+        "c->unsure |= (lost || is_kept(e, c->number)) && (c->swaps & bit) ? bit : 0;",
         "c->has |= lost && (c->swaps & bit) ? bit : 0;",
     ),
-    "a lost answer counts as no": (2, "put", "c->unsure |= lost && (c->swaps & bit) ? bit : 0;", ""),
+    "a lost answer counts as no": (
+        2,
+        "put",
+        "c->unsure |= (lost || is_kept(e, c->number)) && (c->swaps & bit) ? bit : 0;",
+        "",
+    ),
     "the lock at the primary is enough": (
         3,
         "put",
