@@ -53,8 +53,8 @@ static int frame_is_good(struct look *l, uint32_t k)
  * or of one that is about to lose. A later change replaces it if its client is dead. */
 static bool is_passing(uint64_t word, uint64_t head)
 {
-    uint64_t behind = (head_version(head) - head_version(word)) & LOW28;
-    return head_locked(word) && !head_in_transaction(word) && behind <= 1;
+    int64_t behind = versions_ahead(head, word);
+    return head_locked(word) && !head_in_transaction(word) && (behind == 0 || behind == 1);
 }
 
 /* What is wrong while l->head is the head. */

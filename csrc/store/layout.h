@@ -83,6 +83,13 @@ uint32_t store_mark(uint64_t identity);
 /* Of a page in a frame whose header has this version. */
 static inline bool head_names(uint64_t head, uint64_t version) { return (version & LOW28) == head_version(head); }
 
+/* By how many versions a word is ahead of another one: of a head, or of a lock, which has that of its base. */
+static inline int64_t versions_ahead(uint64_t word, uint64_t of)
+{
+    uint64_t more = (head_version(word) - head_version(of)) & LOW28;
+    return more > LOW28 / 2 ? (int64_t)more - (int64_t)LOW28 - 1 : (int64_t)more;
+}
+
 /* ---- page ids ---- */
 
 #define PAGE_NUMBERS DSM_STORE_NUMBERS

@@ -328,8 +328,7 @@ void store_keep(struct store_env *e, uint64_t number);
 void store_add_due(struct store_env *e, uint64_t number, uint64_t lock, uint64_t next);
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
 /* An older lock of this client may stand at the page, in the place of the one that a change of this head would set: it
- * is kept, or its unlock is due. Until the page was looked at no such change begins: there would be two intents that
- * fit the lock. */
+ * is kept, or its unlock is due. Such a page is looked at before a change of it begins, and is not allocated. */
 bool store_may_stand(const struct store_env *e, uint64_t number, uint64_t head);
 /* No copy of the page is locked by this client, but for locks whose unlocks are due. */
 void store_stands_not(struct store_env *e, uint64_t number);

@@ -328,13 +328,6 @@ static void written(struct store_put *p, const dsm_op *ops, struct store_env *e)
     p->unwritten = failed;
 }
 
-/* How many versions a word is ahead of the change's base. A lock is that of its base. */
-static int64_t ahead(const struct store_change *c, uint64_t word)
-{
-    uint64_t more = (head_version(word) - head_version(c->from)) & LOW28;
-    return more > LOW28 / 2 ? (int64_t)more - (int64_t)LOW28 - 1 : (int64_t)more;
-}
-
 /* What a copy has. Its own lock may also be one that an earlier change from the same head has left there: the intent of
  * this one is behind the earlier one, so it counts. */
 static void found(struct store_change *c, uint32_t k, uint64_t word, const struct store_env *e)
@@ -347,7 +340,7 @@ static void found(struct store_change *c, uint32_t k, uint64_t word, const struc
         return;
     }
     c->seen[k] = word;
-    if (head_locked(word) && !ahead(c, word))
+    if (head_locked(word) && !versions_ahead(word, c->from))
         c->waits |= bit;
     if (k)
         return;
@@ -441,7 +434,7 @@ static uint32_t contradicting(const struct store_change *c, const struct store_e
     for (uint32_t k = 1; k < copies_of_page(e, c->number); k++) {
         uint64_t word = c->seen[k];
         bool is_known = !((c->has | c->unsure) >> k & 1), locked = head_locked(word);
-        if (is_known && word != c->from && (!locked || ahead(c, word) > 0))
+        if (is_known && word != c->from && (!locked || versions_ahead(word, c->from) > 0))
             return k;
     }
     return 0;

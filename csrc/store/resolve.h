@@ -24,13 +24,6 @@ static inline enum store_next resolve_look_at_lock(struct store_resolve *m, cons
     return resolve_post(m, 1, step);
 }
 
-/* By how many versions a word is ahead of another one: of a head, or of a lock, which has that of its base. */
-static inline int64_t versions_ahead(uint64_t word, uint64_t of)
-{
-    uint64_t more = (head_version(word) - head_version(of)) & LOW28;
-    return more > LOW28 / 2 ? (int64_t)more - (int64_t)LOW28 - 1 : (int64_t)more;
-}
-
 /* Whether a backup may have this while a transaction that makes 'to' is committed: the head before; or the lock of
  * another change of that, which has lost; or the lock of the change that has made it, whose unlock is late. */
 static inline bool gives_way(uint64_t word, uint64_t to)
