@@ -68,8 +68,9 @@ int dsm_store_close(dsm_store *s);
 dsm_store_shape dsm_store_shape_of(const dsm_store *s);
 
 /* Allocates n pages, which are all zeros: all or none. The ids are never 0 and never given again, as long as a page is
- * not freed 2^24 times. ESTOREFULL: fewer pages are free. */
-int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
+ * not freed 2^24 times. ESTOREFULL: fewer pages are free. After an error the first *left ids are of pages that could
+ * not be given back, since a copy does not answer: they are to be freed later. */
+int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n, size_t *left);
 
 /* Operations on one page, each of which takes effect at one instant between call and return. *version is that of the
  * page that was read or written; it only grows. It may be NULL.

@@ -42,14 +42,14 @@ static enum store_next put(struct store_allocation *m, struct store_env *e, int 
 }
 
 static enum store_next have_put(struct store_allocation *m, struct store_env *e);
-static enum store_next given_back(struct store_allocation *m, const struct store_env *e, int status);
+static enum store_next have_unput(struct store_allocation *m, const struct store_env *e);
 
 static enum store_next put_on(struct store_allocation *m, struct store_env *e, int step)
 {
     enum store_next next = put(m, e, step);
     if (next != STORE_DONE)
         return next;
-    return step == ALLOCATION_PUTS ? have_put(m, e) : given_back(m, e, m->put.status);
+    return step == ALLOCATION_PUTS ? have_put(m, e) : have_unput(m, e);
 }
 
 static void begin_put(struct store_allocation *m, const struct store_env *e, uint32_t n)
@@ -94,13 +94,18 @@ static bool is_lost(const struct store_allocation *m, const struct store_env *e,
     return m->lost >> extent_of(e->shape, page_number(pid)) & 1;
 }
 
+/* The page stays allocated, or it is not known whether it does: its id is told behind those that it still has. */
+static void leave(struct store_allocation *m, uint64_t pid) { m->ids[m->want - ++m->left] = pid; }
+
 /* Pages of an extent that is out of reach stay allocated. */
 static enum store_next undo(struct store_allocation *m, const struct store_env *e)
 {
     while (m->have && is_lost(m, e, m->ids[m->have - 1]))
-        m->have--;
-    if (!m->have)
+        leave(m, m->ids[--m->have]);
+    if (!m->have) {
+        memmove(m->ids, m->ids + m->want - m->left, m->left * sizeof *m->ids);
         return end(m, m->cause);
+    }
     uint32_t n = undo_batch(m, e);
     for (uint32_t i = 0; i < n; i++)
         m->ops[i] = store_look_at_head(e, 0, page_number(m->ids[m->have - n + i]), &m->heads[i]);
@@ -123,7 +128,9 @@ static enum store_next give_back(struct store_allocation *m, struct store_env *e
     for (uint32_t i = m->n; i--;) {
         uint64_t pid = m->ids[--m->have], head = m->heads[i];
         uint64_t next = head_of(HEAD_FREE, head_version(head) + 1, generation_after(page_generation(pid)));
-        if (!is_lost(m, e, pid) && !head_locked(head) && !store_may_stand(e, page_number(pid), head))
+        if (is_lost(m, e, pid) || head_locked(head) || store_may_stand(e, page_number(pid), head))
+            leave(m, pid);
+        else
             m->changes[changes++] = (struct store_change){.number = page_number(pid), .from = head, .to = next};
     }
     if (!changes)
@@ -137,6 +144,8 @@ static enum store_next give_back(struct store_allocation *m, struct store_env *e
     return put_on(m, e, ALLOCATION_UNPUTS);
 }
 
+static uint64_t id_of(const struct store_change *c) { return page_id(head_low(c->from), c->number); }
+
 /* status: of the changes, which were of one extent if places are out of reach. */
 static enum store_next given_back(struct store_allocation *m, const struct store_env *e, int status)
 {
@@ -145,12 +154,23 @@ static enum store_next given_back(struct store_allocation *m, const struct store
     return undo(m, e);
 }
 
-static int first_failure(const struct store_allocation *m)
+static enum store_next have_unput(struct store_allocation *m, const struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->put.count; i++)
+        if (m->changes[i].is != CHANGE_DONE)
+            leave(m, id_of(&m->changes[i]));
+    return given_back(m, e, m->put.status);
+}
+
+static enum store_next undone(struct store_allocation *m, const struct store_env *e)
 {
     int status = 0;
-    for (uint32_t i = 0; i < m->n && !status; i++)
-        status = m->ops[i].status;
-    return status;
+    for (uint32_t i = 0; i < m->n; i++) {
+        status = status ? status : m->ops[i].status;
+        if (m->ops[i].status || m->ops[i].result != m->ops[i].operand)
+            leave(m, id_of(&m->changes[i]));
+    }
+    return given_back(m, e, status);
 }
 
 /* ---- taking ---- */
@@ -411,6 +431,6 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
     case ALLOCATION_RETURNS:
         return give_back(m, e);
     default:
-        return given_back(m, e, first_failure(m));
+        return undone(m, e);
     }
 }

@@ -470,6 +470,7 @@ void store_give_up(struct store_op *m, struct store_env *e);
 struct store_allocation {
     int status;
     uint64_t *ids, want, have;
+    uint64_t left; /* pages that stay allocated behind a failure: the first of ids */
 
     enum {
         ALLOCATION_BEGINS,

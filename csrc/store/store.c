@@ -256,26 +256,29 @@ static int drive_allocation(dsm_store *s, struct store_allocation *m)
     }
 }
 
-static int allocate(dsm_store *s, uint64_t *ids, size_t n)
+static int allocate(dsm_store *s, uint64_t *ids, size_t n, size_t *left)
 {
     struct store_allocation m;
     store_allocation_begin(&m, ids, n);
     int rc = store_enter_to_change(s);
-    return rc ? rc : store_exit(s, drive_allocation(s, &m));
+    if (!rc)
+        rc = store_exit(s, drive_allocation(s, &m));
+    *left = (size_t)m.left;
+    return rc;
 }
 
 /* Another thread may change the caller's array. What it says is not what would be given back. */
-int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n, size_t *left)
 {
     uint64_t few[PER_CHUNK], *own = few;
+    *left = 0;
     if (n > store_pages(&s->shape))
         return err_set(DSM_ESTOREFULL, 0, "%zu pages of a store that has %llu", n,
                        (unsigned long long)store_pages(&s->shape));
     if (n > PER_CHUNK && !(own = malloc(n * sizeof *own)))
         return err_set(DSM_ENOMEM, 0, "the ids of %zu pages", n);
-    int rc = allocate(s, own, n);
-    if (!rc)
-        memcpy(ids, own, n * sizeof *own);
+    int rc = allocate(s, own, n, left);
+    memcpy(ids, own, (rc ? *left : n) * sizeof *own);
     if (own != few)
         free(own);
     return rc;

@@ -39,6 +39,9 @@ class Store:
     def allocate_many(self, n: int) -> NDArray[Any]:
         """Allocate n pages, which are all zeros: all of them or none.
 
+        Where it fails while a server does not answer, pages that it had by then are given back with the next
+        allocation, or when the handle is closed.
+
         Parameters
         ----------
         n : int

@@ -506,7 +506,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_leave(dsm_store *s)
     void dsm_store_drop(dsm_store *s)
     dsm_store_shape dsm_store_shape_of(const dsm_store *s)
-    int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+    int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n, size_t *left)
     int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
     int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
     int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)

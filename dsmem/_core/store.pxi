@@ -75,6 +75,7 @@ cdef class Store(Handle):
     cdef tuple remotes   # of all copies of all extents
     cdef bint beside     # reads run beside each other
     cdef c.dsm_store_shape shape
+    cdef list spare  # pages of allocations that have failed, which could not be given back
     cdef dict transactions  # a weak reference to that of each thread which is in one
     cdef PyThread_type_lock turn
     cdef unsigned long turn_of  # the thread that holds it, or 0
@@ -86,6 +87,7 @@ cdef class Store(Handle):
 
     def __cinit__(self, *args, **named):
         self.transactions = {}
+        self.spare = []
         self.turn = PyThread_allocate_lock()
         if self.turn == NULL:
             raise MemoryError()
@@ -140,7 +142,7 @@ cdef class Store(Handle):
         except BaseException:
             PyThread_free_lock(turn)
             raise
-        self.ptr, self.turn, self.turn_of = own, turn, 0
+        self.ptr, self.turn, self.turn_of, self.spare = own, turn, 0, []
         skip = self.counted.skip
         memset(&self.counted, 0, sizeof(self.counted))
         self.counted.skip, self.retried, self.repaired = skip, 0, 0
@@ -422,13 +424,27 @@ cdef class Store(Handle):
     cdef int take(self, uint64_t *pids, size_t n) except -1:
         cdef int64_t began = call_begins(&self.counted, CALL_ALLOCATE)
         cdef PyThread_type_lock turn = self.begin()
+        cdef size_t left = 0
         cdef int rc
         with nogil:
-            rc = c.dsm_store_allocate(self.ptr, pids, n)
+            rc = c.dsm_store_allocate(self.ptr, pids, n, &left)
+        self.keep_spare(pids, left)
         self.end(turn)
         if rc:
             raise self.failed(rc, "allocate")
         call_ends(&self.counted, CALL_ALLOCATE, n, began)
+        if self.spare:
+            try:
+                give_back_spare(self)
+            except BaseException:  # of a signal handler: no caller gets these, either
+                self.keep_spare(pids, n)
+                raise
+        return 0
+
+    @cython.final
+    cdef int keep_spare(self, const uint64_t *pids, size_t n) except -1:
+        for i in range(n):
+            self.spare.append(pids[i])
         return 0
 
     def allocate(self):
@@ -730,6 +746,8 @@ cdef class Store(Handle):
             self.drop_users()
             return
         self.refuse_in_use()
+        if self.spare:
+            give_back_spare(self)
         self.part()
 
     @cython.final

@@ -38,6 +38,16 @@ cdef list give_back_all(Store store, list pids):
     return left
 
 
+cdef int give_back_spare(Store store) except -1:
+    """Free what allocations have left, with the next one, and at the end of the handle."""
+    for pid in store.spare[:]:
+        if not is_given_back(store, pid):
+            break
+        if pid in store.spare:  # another thread may have freed it, too
+            store.spare.remove(pid)
+    return 0
+
+
 cdef bint is_repaired(Store store, uint64_t pid, str op) except -1:
     """Whether a damaged page of many is worth another try. Where it can't be repaired now, its code says enough."""
     try:

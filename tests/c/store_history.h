@@ -43,6 +43,7 @@ struct life { /* of a page id */
 };
 static struct life lives[IDS];
 static uint32_t n_lives;
+static uint64_t spare; /* pages at most that may be allocated, and no client knows their ids */
 static struct history {
     uint64_t floor;              /* the highest version of an op that has ended */
     uint64_t value_at[VERSIONS]; /* of each version, 0: not known */
@@ -96,6 +97,7 @@ static void forget(uint64_t value)
 static void history_begins(void)
 {
     n_lives = 0;
+    spare = 0;
     values = 0;
     memset(histories, 0, sizeof histories);
     memset(version_of, 0, sizeof version_of);

@@ -57,10 +57,23 @@ static void op_ended(struct client *c)
     }
 }
 
+static void note_life(uint64_t pid, bool freeing)
+{
+    REQUIRE(n_lives < IDS, "more ids than the simulation has room for");
+    lives[n_lives++] = (struct life){.pid = pid, .freeing = freeing};
+}
+
+/* Of one that fails: pages that could not be given back, or are in doubt. */
 static void allocation_ended(struct client *c)
 {
     struct store_allocation *a = &c->allocation;
+    if (traced)
+        printf("%ld: client %u, %llu pages: %d, %llu are left; the first %llx\n", steps_done, c->env.slot,
+               (unsigned long long)a->want, a->status, (unsigned long long)a->left, (unsigned long long)c->ids[0]);
     if (a->status) {
+        for (uint64_t i = 0; i < a->left; i++)
+            note_life(c->ids[i], true);
+        spare += a->status == -DSM_EUNKNOWN ? a->want - a->left : 0;
         REQUIRE(a->status == -DSM_ESTOREFULL || a->status == -DSM_EUNKNOWN || a->status == -DSM_EIO ||
                     a->status == -DSM_ECANCELED || (copies > 1 && (a->status == -DSM_EPEER || a->status == -DSM_EBUSY)),
                 "status %d", a->status);
@@ -72,8 +85,31 @@ static void allocation_ended(struct client *c)
         for (uint32_t k = 0; k < n_lives; k++)
             REQUIRE(page_number(lives[k].pid) != page_number(pid) || lives[k].freeing, "page %llx is in use",
                     (unsigned long long)lives[k].pid);
-        REQUIRE(n_lives < IDS, "more ids than the simulation has room for");
-        lives[n_lives++] = (struct life){.pid = pid};
+        note_life(pid, false);
+    }
+}
+
+/* No page is allocated but those of which a client was told so, and has not been told that they are freed; and what may
+ * be left of an allocation in doubt, or of a client that has died in one. */
+static void check_owners(void)
+{
+    for (uint64_t number = 0; number < store_pages(&shape); number++) {
+        uint64_t head = heads_at(first[extent_of(&shape, number)])[index_of(&shape, number)];
+        uint64_t pid = page_id(head_low(head), number);
+        if (head_state(head) == HEAD_FRAMED)
+            memcpy(&pid, memory[first[extent_of(&shape, number)]] + frame_at(&shape, head_low(head)), sizeof pid);
+        const struct life *life = head_state(head) == HEAD_FREE ? NULL : life_of(pid);
+        REQUIRE(!life || !life->freed, "page %llx was freed, and is there", (unsigned long long)pid);
+        if (head_state(head) == HEAD_FREE || life)
+            continue;
+        REQUIRE(spare, "page %llx is allocated, and no client knows it", (unsigned long long)pid);
+        spare--;
+    }
+    for (uint32_t i = 0; i < n_lives; i++) {
+        uint64_t number = page_number(lives[i].pid);
+        uint64_t head = heads_at(first[extent_of(&shape, number)])[index_of(&shape, number)];
+        REQUIRE(lives[i].freeing || head_state(head) != HEAD_FREE, "page %llx is gone",
+                (unsigned long long)lives[i].pid);
     }
 }
 

@@ -19,6 +19,8 @@ enum { WIDE = 1 << 13 };
 enum { WIDE = 1 << 16 };
 #endif
 
+static size_t left; /* pages that a failed allocation could not give back */
+
 static int open_store(dsm_remote *r, dsm_store **out)
 {
     uint32_t failed;
@@ -59,7 +61,7 @@ static uint64_t value_of(const uint8_t *p)
 static void one_page(dsm_store *s)
 {
     uint64_t pid, v, w;
-    CHECK(!dsm_store_allocate(s, &pid, 1) && pid);
+    CHECK(!dsm_store_allocate(s, &pid, 1, &left) && pid);
     memset(got, 1, PAGE);
     CHECK(!dsm_store_read(s, pid, got, &v) && value_of(got) == 0);
     CHECK(!dsm_store_write(s, pid, filled(page, 7), &w) && w > v);
@@ -85,7 +87,7 @@ static void no_such_pages(dsm_store *s)
 static void old_ids(dsm_store *s, const uint64_t *old)
 {
     uint64_t ids[PAGES], v;
-    CHECK(!dsm_store_allocate(s, ids, PAGES));
+    CHECK(!dsm_store_allocate(s, ids, PAGES, &left));
     for (int i = 0; i < PAGES; i++)
         CHECK(dsm_store_version(s, old[i], &v) == -DSM_EPAGE && dsm_store_write(s, old[i], page, NULL) == -DSM_EPAGE);
     for (int i = 0; i < PAGES; i++)
@@ -102,9 +104,9 @@ static void old_ids(dsm_store *s, const uint64_t *old)
 static void all_pages(dsm_store *s)
 {
     uint64_t ids[PAGES + 1], more;
-    CHECK(dsm_store_allocate(s, ids, PAGES + 1) == -DSM_ESTOREFULL);
-    CHECK(!dsm_store_allocate(s, ids, PAGES));
-    CHECK(dsm_store_allocate(s, &more, 1) == -DSM_ESTOREFULL);
+    CHECK(dsm_store_allocate(s, ids, PAGES + 1, &left) == -DSM_ESTOREFULL);
+    CHECK(!dsm_store_allocate(s, ids, PAGES, &left));
+    CHECK(dsm_store_allocate(s, &more, 1, &left) == -DSM_ESTOREFULL);
     for (int i = 0; i < PAGES; i++)
         for (int k = 0; k < i; k++)
             CHECK(ids[i] != ids[k]);
@@ -125,7 +127,7 @@ static void many_pages(dsm_store *s, bool mapped)
     static uint8_t data[N][PAGE], out[N][PAGE];
     uint64_t ids[N], versions[N], v;
     dsm_store_counts before, after;
-    CHECK(!dsm_store_count(s, &before) && !dsm_store_allocate(s, ids, N) && !dsm_store_count(s, &after));
+    CHECK(!dsm_store_count(s, &before) && !dsm_store_allocate(s, ids, N, &left) && !dsm_store_count(s, &after));
     CHECK(after.free_pages == before.free_pages - N && after.clients == before.clients && after.clients);
     for (uint64_t i = 0; i < N; i++)
         filled(data[i], i + 1);
@@ -150,7 +152,7 @@ static void many_pages(dsm_store *s, bool mapped)
 static void two_clients(dsm_store *a, dsm_store *b)
 {
     uint64_t pid, v, w;
-    CHECK(!dsm_store_allocate(a, &pid, 1));
+    CHECK(!dsm_store_allocate(a, &pid, 1, &left));
     for (uint64_t i = 1; i < 300; i++) {
         CHECK(!dsm_store_write(i % 2 ? a : b, pid, filled(page, i), &v));
         CHECK(!dsm_store_read(i % 3 ? a : b, pid, got, &w) && w == v && value_of(got) == i);
@@ -164,7 +166,7 @@ static void damaged(dsm_store *s, uint8_t *memory, uint64_t nbytes)
 {
     uint64_t pid;
     uint8_t *at;
-    CHECK(!dsm_store_allocate(s, &pid, 1) && !dsm_store_write(s, pid, filled(page, 0x5157575757575757), NULL));
+    CHECK(!dsm_store_allocate(s, &pid, 1, &left) && !dsm_store_write(s, pid, filled(page, 0x5157575757575757), NULL));
     CHECK((at = memmem(memory, nbytes, page, PAGE)) != NULL);
     at[PAGE / 2] ^= 1;
     CHECK(dsm_store_read(s, pid, got, NULL) == -DSM_ECORRUPT);
@@ -182,7 +184,8 @@ static void frame_of_another_version(dsm_remote *r)
     uint64_t pid, version;
     uint8_t *at;
     dsm_store *s = opened(r);
-    CHECK(!dsm_store_allocate(s, &pid, 1) && !dsm_store_write(s, pid, filled(page, 0x5a5b5c5d5e5f5a5b), &version));
+    CHECK(!dsm_store_allocate(s, &pid, 1, &left));
+    CHECK(!dsm_store_write(s, pid, filled(page, 0x5a5b5c5d5e5f5a5b), &version));
     CHECK((at = memmem(dsm_remote_mapped(r), nbytes, page, PAGE)) != NULL);
     at[-64 + 8] ^= 1; /* the version */
     CHECK(dsm_store_read(s, pid, got, NULL) == -DSM_ECORRUPT);
@@ -274,11 +277,11 @@ static void few_frames_are_used(void)
     const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 16 * 2);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     dsm_store *s = opened(r);
-    CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN));
+    CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN, &left));
     for (uint64_t i = 0; i < 100 * PAGES_WRITTEN; i++) {
         uint64_t *pid = &own[i * 37 % PAGES_WRITTEN];
         CHECK(!dsm_store_write(s, *pid, filled(page, i), NULL));
-        CHECK(i % 7 || (!dsm_store_free(s, *pid) && !dsm_store_allocate(s, pid, 1)));
+        CHECK(i % 7 || (!dsm_store_free(s, *pid) && !dsm_store_allocate(s, pid, 1, &left)));
     }
     for (int i = 0; i < CHUNKS; i++)
         used += words[i] != 0;
@@ -345,7 +348,7 @@ static void readers_under_writers(void)
     dsm_remote *r = map_of(wide, wide_bytes);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &long_pages));
     dsm_store *s = opened(r);
-    CHECK(!dsm_store_allocate(s, ids, WRITERS));
+    CHECK(!dsm_store_allocate(s, ids, WRITERS, &left));
     uint64_t before = versions(s);
     running = WRITERS;
     for (uintptr_t i = 0; i < WRITERS + 2; i++)
@@ -372,7 +375,7 @@ static void killed_writers(dsm_remote *r)
 {
     dsm_store *s = opened(r);
     uint64_t pid, v, before = 0;
-    CHECK(!dsm_store_allocate(s, &pid, 1));
+    CHECK(!dsm_store_allocate(s, &pid, 1, &left));
     for (int i = 0; i < KILLS; i++) {
         pid_t child = fork();
         CHECK(child >= 0);
@@ -484,7 +487,7 @@ static void one_failure(const char *plan)
 {
     dsm_store *s = open_with_plan(plan);
     uint64_t pid;
-    CHECK(!dsm_store_allocate(s, &pid, 1) || !dsm_store_allocate(s, &pid, 1));
+    CHECK(!dsm_store_allocate(s, &pid, 1, &left) || !dsm_store_allocate(s, &pid, 1, &left));
     int rc = dsm_store_write(s, pid, filled(page, 1), NULL);
     CHECK(!rc || (rc != -DSM_EUNKNOWN && !dsm_store_write(s, pid, page, NULL)));
     CHECK((!dsm_store_read(s, pid, got, NULL) || !dsm_store_read(s, pid, got, NULL)) && value_of(got) == 1);
@@ -501,7 +504,7 @@ static int use_in_handler(void)
 {
     uint64_t id;
     refusals += dsm_store_write(interrupted, interrupted_page, page, NULL) == -DSM_EBUSY;
-    refusals += dsm_store_allocate(interrupted, &id, 1) == -DSM_EBUSY;
+    refusals += dsm_store_allocate(interrupted, &id, 1, &left) == -DSM_EBUSY;
     return 1; /* ends the wait */
 }
 
@@ -513,7 +516,7 @@ static int write_that_waits(int dropped)
     if (dropped)
         snprintf(plan, sizeof plan, "drop=%d", dropped);
     interrupted = open_with_plan(plan);
-    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
+    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1, &left));
     dsm_get_stats(user, &stats);
     if (dropped) {
         dsm_set_interrupt(use_in_handler);
@@ -543,7 +546,7 @@ static void many_that_wait(int dropped)
     uint8_t pages[2 * PAGE] = {0};
     snprintf(plan, sizeof plan, "drop=%d", dropped);
     interrupted = open_with_plan(plan);
-    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
+    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1, &left));
     refusals = 0;
     dsm_set_interrupt(use_many_in_handler);
     CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions,
@@ -573,11 +576,12 @@ static int ids_that_change(int dropped)
     if (dropped)
         snprintf(plan, sizeof plan, "drop=%d", dropped);
     dsm_store *s = open_with_plan(plan);
-    CHECK(!dsm_store_allocate(s, &interrupted_page, 1) && !dsm_store_write(s, interrupted_page, filled(page, 5), NULL));
+    CHECK(!dsm_store_allocate(s, &interrupted_page, 1, &left));
+    CHECK(!dsm_store_write(s, interrupted_page, filled(page, 5), NULL));
     dsm_get_stats(user, &stats);
     if (dropped) {
         dsm_set_interrupt(change_ids);
-        CHECK(dsm_store_allocate(s, given, 64) == -DSM_ETIME && given[0] == interrupted_page);
+        CHECK(dsm_store_allocate(s, given, 64, &left) == -DSM_ETIME && given[0] == interrupted_page);
         dsm_set_interrupt(NULL);
         CHECK(!dsm_store_read(s, interrupted_page, got, NULL) && value_of(got) == 5);
         CHECK(!dsm_store_count(s, &counts) && counts.free_pages == 63);
@@ -618,7 +622,7 @@ static void looks_that_come_too_late(void)
     dsm_store *s = open_with_plan("delay=*:1ms");
     CHECK(!dsm_attach(owner, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &mapped));
     rival = opened(mapped);
-    CHECK(!dsm_store_allocate(s, replaced, 2) && !dsm_store_write(s, replaced[1], filled(page, 3), NULL));
+    CHECK(!dsm_store_allocate(s, replaced, 2, &left) && !dsm_store_write(s, replaced[1], filled(page, 3), NULL));
     dsm_set_interrupt(too_often);
     for (int i = 0; i < 10; i++) {
         looks = 0;

@@ -617,6 +617,8 @@ static void disturb(struct client *c)
     if (nodes_left > 1 && chance(100) == 0 && may(CUTS))
         c->cut = chance(2) ? 0 : 1u << chance(nodes_left);
     if (chance(may_commit(c) ? 60 : nodes_left > 1 ? 300 : 1000) == 0 && c->does < DIED && may(DEATHS)) {
+        if (c->task == ALLOCATES && c->does != IDLES)
+            spare += c->allocation.want;
         c->does = DIED;
         for (uint32_t i = 0; i < c->n; i++)
             c->flights[i].op = NULL;
@@ -720,6 +722,7 @@ static void run(uint64_t number)
     ask_about_all();
     check_memory();
     check_words();
+    check_owners();
     check_order();
 }
 

@@ -25,6 +25,8 @@ enum {
     JOINS = 200
 };
 
+static size_t left; /* pages that a failed allocation could not give back */
+
 static uint64_t chance = 88172645463325252u;
 
 static uint64_t below(uint64_t n)
@@ -341,7 +343,7 @@ static void pages(void)
     dsm_store *store;
     open_two();
     CHECK(!dsm_store_layout(&given, &n) && n <= BIG && !dsm_store_format(dsm_region_data(region), &given));
-    CHECK(!dsm_store_open(&remote, 1, &store, &failed) && !dsm_store_allocate(store, &pid, 1));
+    CHECK(!dsm_store_open(&remote, 1, &store, &failed) && !dsm_store_allocate(store, &pid, 1, &left));
     CHECK(!dsm_store_write(store, pid, page, &version));
     page_head = HEADS + 8 * (pid & 0xffffffffff);
     framed_and_empty[0] = *word_of_owner(page_head);

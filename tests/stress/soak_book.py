@@ -54,6 +54,7 @@ FIELDS = (
     "add_under_way",
     "adds_unknown",
     "pages_under_way",  # that are being allocated
+    "pages_left",  # that a call which goes on has had and could not give back yet
     "pages_lost",  # that may have been allocated, and no process knows their ids
     "unknown",  # outcomes of which an exception has said that
     "epochs",

@@ -103,8 +103,8 @@ class Worker(threading.Thread):
         book.link = book.link_begun = found
         book.adds_unknown += book.add_under_way
         book.add_under_way = 0
-        book.pages_lost += book.pages_under_way
-        book.pages_under_way = 0
+        book.pages_lost += book.pages_under_way + book.pages_left
+        book.pages_under_way = book.pages_left = 0
         for slot in range(OWN):
             if book.own_freeing[slot]:
                 self.free(slot)
@@ -279,15 +279,24 @@ class Worker(threading.Thread):
 
 
 def counted(books: dict[int, Book], cls: type, name: str) -> None:
-    """Note each page of an allocation whose outcome is unknown: the handle allocates others then."""
+    """Note each page of an allocation whose outcome is unknown: the handle allocates others then.
+
+    What another failure has left it gives back with those, unless it is killed before.
+    """
     real: Callable[..., Any] = getattr(cls, name)
 
     def allocate(handle: object, *n: int) -> Any:
+        book, pages = books[threading.get_ident()], n[0] if n else 1
         try:
-            return real(handle, *n)
+            pids = real(handle, *n)
         except errors.OutcomeUnknownError:
-            books[threading.get_ident()].pages_lost += n[0] if n else 1
+            book.pages_lost += pages
             raise
+        except errors.DsmemError:
+            book.pages_left += pages
+            raise
+        book.pages_left = 0
+        return pids
 
     setattr(cls, name, allocate)
 

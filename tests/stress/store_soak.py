@@ -510,7 +510,9 @@ class Soak:
         there = allocated(store)
         assert owned <= there, f"{name}: pages that are gone: {owned - there}"
         spare, lost = there - owned, sum(book.pages_lost for book in books)
-        assert len(spare) <= lost, f"{name}: {len(spare)} pages have no owner, at most {lost} were lost: {spare}"
+        if len(spare) > lost:
+            told = "\n".join(f"{pid:#x}: {store.metadata(pid)}, {store.read(pid)[:32].hex()}" for pid in spare)
+            raise AssertionError(f"{name}: {len(spare)} pages have no owner, at most {lost} were lost:\n{told}")
         for pid in spare:
             store.free(pid)
         self.total.spare += len(spare)

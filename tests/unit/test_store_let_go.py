@@ -12,6 +12,7 @@ from dsmem import errors
 
 nodes = store_nodes.nodes
 SOME = 5
+SOME_IN_DOUBT = 64
 
 
 def left_allocated(address, plan):
@@ -68,3 +69,54 @@ def test_fewer_copies_count_than_the_handle_demands(tmp_path):
             with pytest.raises(errors.TooFewCopiesError):
                 store.free(pid)
             assert store.stat()["free"] == 100 - 1
+
+
+MANY = 80  # pages, of which not all are found at once
+FAULTS = 40  # posts in a row
+
+
+def until_it_answers(call):
+    """Its faults come to an end."""
+    for _ in range(FAULTS):
+        with contextlib.suppress(errors.TransportError, errors.OutcomeUnknownError):
+            return call()
+    return call()
+
+
+def left_by_allocation(address, plan, is_closed):
+    """What an allocation of many raises, between which posts, and how many pages it has left behind."""
+    failed = None
+    with client(address, f"fault+{FABRIC}://?{plan}") as (cluster, own), client(address) as (second, _):
+        with second.store("s") as other, cluster.store("s") as store:
+            before, began = other.stat()["free"], own.stats["posts"]
+            try:
+                pids = store.allocate_many(MANY)
+            except (errors.TransportError, errors.OutcomeUnknownError) as error:
+                failed, pids = error, []
+            ended = own.stats["posts"]
+            until_it_answers(store.stat)
+            if is_closed:
+                store.close()
+            else:
+                pids = [*pids, until_it_answers(store.allocate)]
+            left = before - other.stat()["free"] - len(pids)
+            for pid in pids:
+                (other if is_closed else store).free(pid)
+            return failed, range(began + 1, ended + 1), left
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_allocation_fails_and_so_does_what_gives_its_pages_back(nodes, replicas, is_closed):
+    """They are given back with the next allocation, or when the handle is closed. Those in doubt may stay."""
+    with at_nodes(nodes) as address, client(address) as (cluster, _):
+        with made(cluster, replicas):
+            _, posts, left = left_by_allocation(address, "", False)
+            assert left == 0
+            seen = set()
+            for n in posts:
+                failed, _, left = left_by_allocation(address, f"fail={n}-{n + FAULTS}", is_closed)
+                seen.add(type(failed))
+                assert left == 0 or (left <= SOME_IN_DOUBT and isinstance(failed, errors.OutcomeUnknownError)), n
+            assert errors.TransportError in seen
+        cluster.unlink("s")

@@ -52,6 +52,11 @@ PLANTED = {
     "frames freed in a chunk that others had are free": ("freed", "g->of[chunk].word == word ?", "1 ?"),
     "a guess is believed": ("freed", "? g->of[chunk].frames : 0", "? g->of[chunk].frames : g->of[chunk].guess"),
     "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
+    "a page whose lock may stand is forgotten": (
+        "allocate",
+        "            leave(m, pid);\n",
+        "            (void)pid;\n",
+    ),
     "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
     "a head that may be a mixture is believed": (
         "page",
@@ -68,6 +73,7 @@ PLANTED = {
 # The same, with this many copies.
 PLANTED_COPIES = {
     "a frame whose answer was lost is not sent again": (2, "put", "p->unwritten = failed;", "p->unwritten = 0;"),
+    "a page whose end failed is forgotten": (2, "allocate", "if (m->changes[i].is != CHANGE_DONE)", "if (0)"),
     "a refused lock counts": (2, "put", "op->result == op->operand ? op->desired : op->result", "op->desired"),
     "a lost answer counts as yes": (
         2,
