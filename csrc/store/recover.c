@@ -144,15 +144,24 @@ static enum store_next set_pages(struct store_recovery *m, const struct store_en
 
 /* ---- heads ---- */
 
-static uint64_t number_of(const struct store_recovery *m, const struct store_env *e)
+static uint64_t number_of(const struct store_recovery *m, const struct store_env *e, uint32_t in)
 {
-    return number_at(e->shape, m->extent, m->at + m->in);
+    return number_at(e->shape, m->extent, m->at + in);
 }
 
-static int contradict(const struct store_recovery *m, const struct store_env *e)
+static enum store_next contradict(struct store_recovery *m, const struct store_env *e, uint32_t in)
 {
-    return err_set(DSM_ECORRUPT, 0, "the copies of page number %llu contradict each other",
-                   (unsigned long long)number_of(m, e));
+    return end(m, err_set(DSM_ECORRUPT, 0, "the copies of page number %llu contradict each other",
+                          (unsigned long long)number_of(m, e, in)));
+}
+
+/* Which of the intents at hand are those of a slot; as many as there are: none. */
+static uint32_t row_of(const struct store_recovery *m, uint32_t k, uint32_t slot)
+{
+    uint32_t row = 0;
+    while (row < m->rows[k] && m->lockers[k][row] != slot)
+        row++;
+    return row;
 }
 
 /* What a copy may have: what it has, or what its lock stands for; and what was there before, as the intent or the frame
@@ -161,15 +170,18 @@ struct offer {
     uint64_t after, before;
 };
 
-static bool offer_of(const struct store_recovery *m, const struct store_env *e, uint32_t k, struct offer *o)
+/* Of page i of those that differ. */
+static bool offer_of(const struct store_recovery *m, const struct store_env *e, uint32_t k, uint32_t i, struct offer *o)
 {
-    uint64_t head = m->words[k][m->in], number = number_of(m, e);
-    const struct store_intent *intent = head_locked(head) ? intent_of(m->intents[k], number, head) : NULL;
+    uint64_t head = m->words[k][m->which[i]], number = number_of(m, e, m->which[i]);
+    const struct store_intent *intent = NULL;
+    if (head_locked(head))
+        intent = intent_of(m->intents[k][row_of(m, k, head_locker(head))], number, head);
     *o = (struct offer){.after = head};
     if (intent)
         *o = (struct offer){.after = intent->to, .before = intent->from};
-    else if (head_state(head) == HEAD_FRAMED && frame_fits(&m->headers[k], number, head))
-        o->before = m->headers[k].before;
+    else if (head_state(head) == HEAD_FRAMED && frame_fits(&m->headers[k][i], number, head))
+        o->before = m->headers[k][i].before;
     return intent || !head_locked(head);
 }
 
@@ -185,15 +197,15 @@ static bool go_back(const struct offer *of, uint32_t copies, uint64_t latest, ui
     return *to != 0;
 }
 
-/* What the page becomes: the latest head that all copies may have. An acknowledged one has been at all, and none has
- * gone back behind it. Copies differ by one change. False: they contradict each other. */
-static bool choose(const struct store_recovery *m, const struct store_env *e, uint64_t *to)
+/* What page i becomes: the latest head that all copies may have. An acknowledged one has been at all, and none has gone
+ * back behind it. Copies differ by one change. False: they contradict each other. */
+static bool choose(const struct store_recovery *m, const struct store_env *e, uint32_t i, uint64_t *to)
 {
-    struct offer of[STORE_COPIES_MOST];
+    struct offer of[STORE_COPIES_MOST] = {0};
     uint32_t copies = copies_of(e, m->extent), least = 0;
     bool agree = true;
     for (uint32_t k = 0; k < copies; k++) {
-        if (!offer_of(m, e, k, &of[k]))
+        if (!offer_of(m, e, k, i, &of[k]))
             return false;
         least = versions_ahead(of[least].after, of[k].after) > 0 ? k : least;
     }
@@ -215,24 +227,50 @@ static bool is_equal(const struct store_recovery *m, const struct store_env *e)
     return equal;
 }
 
-static enum store_next ask_changes(struct store_recovery *m, const struct store_env *e)
+/* Whether there is room for the intents of all that have locked the page. */
+static bool has_room(const struct store_recovery *m, const struct store_env *e)
 {
-    uint32_t n = 0;
     for (uint32_t k = 0; k < copies_of(e, m->extent); k++) {
         uint64_t head = m->words[k][m->in];
-        uint32_t place = first_of(e, m->extent) + k;
-        m->headers[k] = (struct frame_header){0};
-        if (head_state(head) == HEAD_FRAMED && head_low(head) < frames_of(e->shape))
-            m->ops[n++] =
-                store_read_op(e, place, frame_at(e->shape, head_low(head)), &m->headers[k], sizeof m->headers[k]);
+        if (head_locked(head) && row_of(m, k, head_locker(head)) == RECOVER_ROWS)
+            return false;
+    }
+    return m->differ < RECOVER_PAGES;
+}
+
+static void ask_header(struct store_recovery *m, const struct store_env *e, uint32_t k, uint64_t head)
+{
+    struct frame_header *header = &m->headers[k][m->differ];
+    *header = (struct frame_header){0};
+    if (head_state(head) == HEAD_FRAMED && head_low(head) < frames_of(e->shape))
+        m->ops[m->n++] =
+            store_read_op(e, first_of(e, m->extent) + k, frame_at(e->shape, head_low(head)), header, sizeof *header);
+}
+
+static void ask_intents(struct store_recovery *m, const struct store_env *e, uint32_t k, uint32_t slot)
+{
+    uint32_t row = row_of(m, k, slot);
+    if (row < m->rows[k])
+        return;
+    m->lockers[k][m->rows[k]++] = slot;
+    m->ops[m->n++] = store_read_op(e, first_of(e, m->extent) + k, intents_at(e->shape, slot), m->intents[k][row],
+                                   sizeof m->intents[k][row]);
+}
+
+/* What was the last change of the page at each copy. False: no such lock can be there. */
+static bool ask_changes(struct store_recovery *m, const struct store_env *e)
+{
+    for (uint32_t k = 0; k < copies_of(e, m->extent); k++) {
+        uint64_t head = m->words[k][m->in];
+        ask_header(m, e, k, head);
         if (!head_locked(head))
             continue;
         if (e->shape->copies == 1 || head_in_transaction(head) || head_locker(head) >= e->shape->slots)
-            return end(m, contradict(m, e));
-        m->ops[n++] =
-            store_read_op(e, place, intents_at(e->shape, head_locker(head)), m->intents[k], sizeof m->intents[k]);
+            return false;
+        ask_intents(m, e, k, head_locker(head));
     }
-    return post(m, n, RECOVER_READS_CHANGES);
+    m->which[m->differ++] = m->in;
+    return true;
 }
 
 static void count(struct store_recovery *m, uint64_t lock, uint64_t to)
@@ -245,32 +283,25 @@ static void count(struct store_recovery *m, uint64_t lock, uint64_t to)
         m->done.forward++;
 }
 
-/* Adds the ops that make the page 'to' at all copies. */
-static void set_page(struct store_recovery *m, const struct store_env *e, uint64_t to)
+/* Adds the ops that make page i 'to' at all copies. */
+static void set_page(struct store_recovery *m, const struct store_env *e, uint32_t i, uint64_t to)
 {
-    uint64_t lock = m->words[0][m->in];
-    bool differs = false;
+    uint32_t in = m->which[i];
+    uint64_t lock = m->words[0][in];
     for (uint32_t k = 0; k < copies_of(e, m->extent); k++) {
-        uint64_t head = m->words[k][m->in];
+        uint64_t head = m->words[k][in];
         lock = head_locked(head) ? head : lock;
-        differs |= head != to;
         if (head != to)
-            m->ops[m->n++] = store_swap_head(e, k, number_of(m, e), head, to);
+            m->ops[m->n++] = store_swap_head(e, k, number_of(m, e, in), head, to);
     }
-    if (differs)
-        count(m, lock, to);
-    m->in++;
+    count(m, lock, to);
 }
-
-static enum store_next set_heads(struct store_recovery *m, const struct store_env *e);
 
 static enum store_next read_chunks(struct store_recovery *m, const struct store_env *e);
 
-/* The next heads, behind those that are set. */
+/* Behind the heads at hand. */
 static enum store_next next_heads(struct store_recovery *m, const struct store_env *e)
 {
-    if (m->in < m->got)
-        return set_heads(m, e);
     m->at += m->got;
     if (m->at < e->shape->pages)
         return read_heads(m, e);
@@ -281,20 +312,32 @@ static enum store_next next_heads(struct store_recovery *m, const struct store_e
     return read_chunks(m, e);
 }
 
+/* The next pages whose copies differ, as many as there is room for. */
 static enum store_next set_heads(struct store_recovery *m, const struct store_env *e)
 {
-    while (m->in < m->got && is_equal(m, e))
-        m->in++;
-    return m->in < m->got ? ask_changes(m, e) : next_heads(m, e);
+    m->n = m->differ = 0;
+    memset(m->rows, 0, sizeof m->rows);
+    for (; m->in < m->got; m->in++) {
+        if (is_equal(m, e))
+            continue;
+        if (!has_room(m, e))
+            break;
+        if (!ask_changes(m, e))
+            return contradict(m, e, m->in);
+    }
+    return m->differ ? post(m, m->n, RECOVER_READS_CHANGES) : next_heads(m, e);
 }
 
-static enum store_next set_head(struct store_recovery *m, const struct store_env *e)
+/* A page has at least one op: its copies differ, or are locked. */
+static enum store_next set_all(struct store_recovery *m, const struct store_env *e)
 {
     uint64_t to = 0;
-    if (!choose(m, e, &to))
-        return end(m, contradict(m, e));
     m->n = 0;
-    set_page(m, e, to);
+    for (uint32_t i = 0; i < m->differ; i++) {
+        if (!choose(m, e, i, &to))
+            return contradict(m, e, m->which[i]);
+        set_page(m, e, i, to);
+    }
     return post(m, m->n, RECOVER_SETS_HEADS);
 }
 
@@ -403,11 +446,10 @@ enum store_next store_recovery_step(struct store_recovery *m, const struct store
     case RECOVER_READS_PAGES:
         return set_pages(m, e);
     case RECOVER_READS_HEADS:
+    case RECOVER_SETS_HEADS:
         return set_heads(m, e);
     case RECOVER_READS_CHANGES:
-        return set_head(m, e);
-    case RECOVER_SETS_HEADS:
-        return next_heads(m, e);
+        return set_all(m, e);
     case RECOVER_READS_CHUNKS:
         return close_chunks(m, e);
     case RECOVER_CLOSES_CHUNKS:

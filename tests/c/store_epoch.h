@@ -130,7 +130,7 @@ static bool recover_once(uint32_t deaths)
 {
     static struct store_recovery m;
     struct store_env e = {.shape = &shape, .copies = copies, .first = first, .at = at};
-    memset(&m, 0, sizeof m);
+    memset(&m, 0, offsetof(struct store_recovery, said));
     m.epoch = ++epoch;
     m.members = members_drawn;
     for (uint32_t x = 0; x < shape.extents; x++)

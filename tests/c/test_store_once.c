@@ -154,7 +154,8 @@ static void pages_that_have_moved_on(void)
     commit_long_ago(far, from, lock, to);
     *head(2, 3) = head_lock(from, 0, 5); /* of a change that has lost */
     *head(1, 3) = head_lock(head_of(HEAD_FREE, 3, 3), 0, 5);
-    r = (struct store_recovery){.epoch = 1, .members = &member};
+    r.epoch = 1;
+    r.members = &member;
     while (store_recovery_step(&r, &env) == STORE_POST)
         post(r.ops, r.n);
     CHECK(!r.status);

@@ -32,7 +32,12 @@ PLANTED = {
         "{.after = intent->from, .before = intent->from}",
     ),
     "of different changes the first is made": ("recover", 3, "return agree || go_back(", "return true || go_back("),
-    "a frame does not say what it has replaced": ("recover", 2, "o->before = m->headers[k].before;", "o->before = 0;"),
+    "a frame does not say what it has replaced": (
+        "recover",
+        2,
+        "o->before = m->headers[k][i].before;",
+        "o->before = 0;",
+    ),
     "a committed transaction leaves locks of other changes": (
         "recover",
         2,
@@ -71,6 +76,13 @@ PLANTED = {
         2,
         "m->done.given_up += n && !m->commits;",
         "m->record = m->commits ? m->record : NULL;",
+    ),
+    "the intents of another client are taken": ("recover", 2, "m->lockers[k][row] != slot", "0"),
+    "a page whose copies differ is passed over": (
+        "recover",
+        2,
+        "m->which[m->differ++] = m->in;",
+        "m->which[m->differ++] = m->in++;",
     ),
     "a copy keeps its head": ("recover", 3, "        if (head != to)\n", "        if (head != to && k < 2)\n"),
     "chunks stay open": ("recover", 2, "chunk_next(m->words[0][i], 0, CHUNK_CLOSED)", "m->words[0][i]"),
