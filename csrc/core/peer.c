@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <unistd.h>
 
 static const struct fabric *fabric(const struct peer *p) { return p->dev->fabric; }
@@ -254,12 +255,14 @@ static bool moves(const struct peer *p, uint64_t *moved)
 /* Polls for spin_time(), counted from the last bytes on that an op has moved, but no longer than a slice; returns
  * true once *pending is 0. *slice: the end of that slice, or 0 if nothing was polled. A poll reads memory that the
  * device writes and is cheap: a few polls cost as much as taking the lock, or as reading the clock. So there are
- * POLLS of them for each of these. */
+ * POLLS of them for each of these. On a stream a thread of the owner answers, which may be of this host and wait for
+ * this processor: it is let ahead. */
 static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int64_t *slice)
 {
     enum { POLLS = 8 };
     int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
     uint64_t moved = 0;
+    bool yields = p->dev->streams;
     *slice = 0;
     if (!most) /* what was there at once has been reaped by the thread that posted */
         return false;
@@ -283,6 +286,8 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int6
             until = deadline_earlier(deadline_earlier(deadline, *slice), now + most);
         if (now >= until)
             return false;
+        if (yields)
+            sched_yield();
     }
 }
 
