@@ -108,7 +108,7 @@ static int open_chunk(dsm_store *s, uint32_t extent, bool whole)
 int store_open_chunk(dsm_store *s, uint32_t extent)
 {
     if (s->frames[extent].doubt)
-        posting_try_kept(s);
+        posting_try_kept(s, 1ull << extent);
     int rc = open_chunk(s, extent, false);
     if (rc != -DSM_EBUSY || s->frames[extent].doubt)
         return rc;

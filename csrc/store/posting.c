@@ -319,16 +319,15 @@ static int resolve_kept(dsm_store *s, uint64_t number)
     return rc;
 }
 
-/* What can't be resolved in one extent leaves others alone. */
-void posting_try_kept(dsm_store *s)
+/* What can't be resolved in one extent leaves others alone, and a page whose unlock is due its extent. */
+void posting_try_kept(dsm_store *s, uint64_t extents)
 {
     struct store_dues *d = &s->dues;
-    uint64_t failed = 0;
     int64_t began = clock_ns(), took;
     for (uint32_t i = d->n_kept; i--;) {
         uint64_t number = d->pages[i], bit = 1ull << extent_of(&s->shape, number);
-        if (!(failed & bit) && resolve_kept(s, number))
-            failed |= bit;
+        if (extents & bit && resolve_kept(s, number) < 0)
+            extents &= ~bit;
     }
     took = clock_ns() - began;
     s->posting->resume = clock_ns() + (took * PAUSES > PAUSE ? took * PAUSES : PAUSE);
@@ -339,7 +338,7 @@ void posting_begin(dsm_store *s)
     if (s->dues.late && clock_ns() >= s->posting->unlocks)
         s->dues.late = 0;
     if (s->dues.kept && clock_ns() >= s->posting->resume)
-        posting_try_kept(s);
+        posting_try_kept(s, UINT64_MAX);
     s->dues.blamed = 0;
     s->posting->failed = store_places(&s->env);
     s->posting->holder = 0;

@@ -23,7 +23,7 @@ dsm_op *posting_ops(const dsm_store *s);
 /* Closes the chunks that transactions have held. What can't be closed now is closed another time. */
 int posting_close_held(dsm_store *s);
 /* Resolves locks that are kept, as far as their copies answer. */
-void posting_try_kept(dsm_store *s);
+void posting_try_kept(dsm_store *s, uint64_t extents);
 /* Afterwards no lock of this client is left. */
 int posting_settle(dsm_store *s);
 /* Resolves all locks of the slot with this mark. */

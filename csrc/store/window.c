@@ -139,13 +139,6 @@ static uint32_t count(const struct store_window *w, enum is is)
     return n;
 }
 
-static void wake(struct store_window *w, enum is is)
-{
-    for (uint32_t i = 0; i < w->n; i++)
-        if (w->places[i].is == is)
-            w->places[i].is = BEGINS;
-}
-
 /* ---- posting ---- */
 
 /* Another one's failure has ended its ops. Those have certainly had no effect; others of the machine may have. */
@@ -159,15 +152,22 @@ static bool was_canceled(const dsm_op *ops, uint32_t n)
 
 static bool is_due(const struct place *p, uint32_t k) { return !p->again || store_was_canceled(p->m.ops, p->m.n, k); }
 
+/* The first op of each, then the second of each: fabrics send ops that are alike together. */
 static void execute(dsm_store *s, struct store_window *w)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < w->n; i++)
-        for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
+    for (uint32_t k = 0, left = 1; left; k++) {
+        left = 0;
+        for (uint32_t i = 0; i < w->n; i++) {
+            if (w->places[i].is != POSTS || k >= w->places[i].m.n)
+                continue;
+            left++;
             if (is_due(&w->places[i], k)) {
                 w->of[n] = &w->places[i].m.ops[k];
                 w->ops[n++] = w->places[i].m.ops[k];
             }
+        }
+    }
     posting_execute(s, w->ops, n);
     for (uint32_t i = 0; i < n; i++)
         *w->of[i] = w->ops[i];
@@ -212,11 +212,33 @@ static void open_chunk(dsm_store *s, struct store_window *w, uint32_t extent)
             end(s, w, i, rc);
 }
 
-static void open_chunks(dsm_store *s, struct store_window *w)
+/* A put that sleeps may have locked backups alone: to the opening of a chunk its frame is free. And before that, locks
+ * that are kept are resolved: those of its page are its own now. */
+static bool any_puts(const dsm_store *s, const struct store_window *w, uint32_t extent)
 {
-    for (uint32_t x = 0; x < s->shape.extents; x++)
-        open_chunk(s, w, x);
-    wake(w, LACKS_FRAMES);
+    for (uint32_t i = 0; i < w->n; i++) {
+        const struct place *p = &w->places[i];
+        if (p->is != ENDED && p->m.step == OP_PUTS && extent_of(&s->shape, page_number(p->m.pid)) == extent)
+            return true;
+    }
+    return false;
+}
+
+/* In the extents where it may be done now; false: in none. */
+static bool open_chunks(dsm_store *s, struct store_window *w)
+{
+    uint64_t opened = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        uint32_t extent = p->m.extent;
+        if (p->is != LACKS_FRAMES || (!(opened >> extent & 1) && any_puts(s, w, extent)))
+            continue;
+        if (!(opened >> extent & 1))
+            open_chunk(s, w, extent);
+        opened |= 1ull << extent;
+        p->is = p->is == LACKS_FRAMES ? BEGINS : p->is;
+    }
+    return opened;
 }
 
 static void recover(dsm_store *s, struct store_window *w)
@@ -261,18 +283,6 @@ static bool end_interrupted(dsm_store *s, struct store_window *w, struct store_e
     return true;
 }
 
-/* A put that sleeps may have locked backups alone: to the opening of a chunk its frame is free. And before that, locks
- * that are kept are resolved: those of its page are its own now. */
-static bool any_puts(const struct store_window *w)
-{
-    for (uint32_t i = 0; i < w->n; i++) {
-        const struct place *p = &w->places[i];
-        if (p->is != ENDED && p->m.step == OP_PUTS)
-            return true;
-    }
-    return false;
-}
-
 static void run(dsm_store *s, struct store_window *w)
 {
     struct store_env env = s->env;
@@ -280,8 +290,8 @@ static void run(dsm_store *s, struct store_window *w)
         step_all(s, w, &env);
         if (count(w, POSTS)) {
             post(s, w);
-        } else if (count(w, LACKS_FRAMES) && !any_puts(w)) {
-            open_chunks(s, w);
+        } else if (open_chunks(s, w)) {
+            continue;
         } else if (count(w, MEETS_LOCK)) {
             recover(s, w);
         } else if (count(w, SLEEPS)) {

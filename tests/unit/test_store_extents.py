@@ -12,6 +12,8 @@ import os
 import pickle
 import random
 import signal
+import struct
+import threading
 import time
 from dataclasses import replace
 
@@ -26,6 +28,7 @@ from store_nodes import (
     PROPERTIES,
     SECONDS,
     SECRET,
+    VERSIONS,
     check_equal,
     client,
     eventually,
@@ -274,6 +277,40 @@ def check_alive(told, process):
     assert process.is_alive()
     if not told[0]:
         raise LookupError
+
+
+@contextlib.contextmanager
+def locked_at_a_backup(store, pid):
+    """By a client that nothing proves dead, and that has not got the primary. Pages of even numbers are at place 1."""
+    number, remote = (pid & NUMBERS) // 2, store._remotes[1]
+    raw = bytearray(remote.nbytes)
+    remote.read(0, raw)
+    (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
+    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64 + 8 * number
+    was = heads(raw)[0][number]
+    lock = 7 << 52 | was & VERSIONS << 24 | 5
+    assert remote.compare_swap(at, was, lock) == was
+    try:
+        yield
+    finally:
+        assert remote.compare_swap(at, lock, was) == lock
+
+
+def test_a_page_that_is_waited_for_leaves_other_extents_alone(nodes, cluster, cluster_name):
+    """Where a call has to look for free frames, too."""
+    with made(cluster, 2, extents=2, capacity=200 * SIZE) as store, client(where(nodes, cluster_name)) as (second, _):
+        ids = store.allocate_many(140).tolist()
+        waits, rest = next(pid for pid in ids if pid % 2 == 0), [pid for pid in ids if pid % 2][:63]
+        store._wait_for_others(SECONDS)
+        store.write_many([waits, *rest], page(1) * 64)
+        call = threading.Thread(target=store.write_many, args=([waits, *rest], page(2) * 64))
+        with second.store("s", create=False) as other, locked_at_a_backup(other, waits):
+            call.start()
+            while {number_of(row) for row in other.read_many(rest)} != {2}:
+                assert call.is_alive()
+            assert call.is_alive()
+        call.join()
+        assert number_of(store.read(waits)) == 2
 
 
 def said(store, change):
