@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-VERSION = 3
+VERSION = 4
 MAC = 32
 HELLO = struct.Struct("<4sHH16s32s")
 CHALLENGE = struct.Struct("<4sHH16s32s32x")
@@ -106,7 +106,7 @@ class Handshake:
 
     def mac(self, role: str) -> bytes:
         """The MAC of a role. Those of "client" and "server" are the proofs; those of "asking" and "answer" are keys."""
-        label = f"dsmem3-{role}".encode()
+        label = f"dsmem4-{role}".encode()
         text = label + self.client_nonce + self.server_nonce + self.client + self.server + self.address.encode()
         return hmac.digest(self.key, text, "sha256")
 

@@ -10,7 +10,7 @@
 #define STREAM_MAGIC "DSMT"
 
 enum {
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     NONCE = 32,
     MAC = 32,
     ADDRESS_MAX = DSM_ADDRESS_MAX,
@@ -64,10 +64,10 @@ struct handshake {
 
 /* With the MACs of the first two labels client and server prove that they know the secret. The MACs of the other two
  * are the keys for the messages of the client and of the server. */
-#define LABEL_CLIENT "dsmem3-client"
-#define LABEL_SERVER "dsmem3-server"
-#define LABEL_ASKING "dsmem3-asking"
-#define LABEL_ANSWER "dsmem3-answer"
+#define LABEL_CLIENT "dsmem4-client"
+#define LABEL_SERVER "dsmem4-server"
+#define LABEL_ASKING "dsmem4-asking"
+#define LABEL_ANSWER "dsmem4-answer"
 enum { LABEL = sizeof LABEL_CLIENT - 1 };
 
 void handshake_mac(const dsm_ctx *c, const char label[LABEL], const struct handshake *h, uint8_t mac[MAC]);

@@ -203,7 +203,8 @@ static size_t want_request(size_t at)
     tcp_get_request(stream + at, &q);
     bool atomic = q.code >= DSM_OP_FETCH_ADD;
     if (q.code < 1 || q.code > 4 || !q.pieces || q.pieces > TCP_PIECES || !q.nbytes || q.nbytes > INT64_MAX ||
-        (atomic && (q.pieces > 1 || q.nbytes != 8)) || (q.pieces > 1 && q.nbytes > TCP_SHORT) || q.number != nwanted) {
+        (atomic && (q.pieces > 1 || q.nbytes != 8)) || (q.pieces > 1 && q.nbytes > tcp_piece_most(q.code)) ||
+        q.number != nwanted) {
         unsound = true;
         return 0;
     }

@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum { COPIES = 2, PAGES = 300, PAGE = 256, CLIENTS = 40, FIRST_MARK = 5 };
-_Static_assert(CLIENTS > RECOVER_ROWS && PAGES > 2 * RECOVER_PAGES, "more than one group can have");
+_Static_assert((int)CLIENTS > (int)RECOVER_ROWS && (int)PAGES > 2 * (int)RECOVER_PAGES, "more than one group can have");
 
 static struct store_shape shape = {
     .page_bytes = PAGE, .slots = CLIENTS, .pages = PAGES, .copies = COPIES, .extents = 1};

@@ -159,6 +159,21 @@ def test_round_trips(server, cluster_name):
         assert trips(own, lambda: store.free(new))[0] <= 2
 
 
+@pytest.mark.parametrize("size", [1024, 4096, 1 << 16, 1 << 17, 1 << 18])
+def test_pages_of_all_sizes_beside_each_other(cluster, size):
+    """Each lands where it belongs, by whichever way: with its header, with others, in parts."""
+    n, words = 70, size // 8
+    with cluster.store("large", page_size=size, capacity=n * size, members=1, create=True) as store:
+        ids = store.allocate_many(n)
+        pages = np.arange(n * words, dtype="u8").reshape(n, words)
+        store.write_many(ids, pages)
+        order = np.random.default_rng(3).permutation(n)
+        out = np.zeros((n, words), "u8")
+        store.read_many(ids[order], out)
+        assert (out == pages[order]).all()
+        assert (store.read_many(ids).view("u8").reshape(n, words) == pages).all()
+
+
 def write_all(store, pids):
     for pid in pids:
         store.write(pid, page(2))

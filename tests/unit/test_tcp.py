@@ -173,7 +173,8 @@ NONSENSE = {
     "no piece": {"pieces": 0},
     "1025 pieces": {"pieces": 1025},
     "no byte": {"nbytes": 0},
-    "long pieces": {"pieces": 2, "nbytes": 4097},
+    "long pieces of a READ": {"pieces": 2, "nbytes": 131073},
+    "long pieces of a WRITE": {"code": WRITE, "pieces": 2, "nbytes": 4097},
     "more than there can be": {"nbytes": 2**63},
     "pieces of an atomic": {"code": FETCH_ADD, "pieces": 2},
     "a short atomic": {"code": FETCH_ADD, "nbytes": 4},
@@ -210,7 +211,7 @@ def test_a_token_works_once_and_for_its_owner_only(owner, client):
 def test_a_stream_of_another_version_is_told_ours(owner):
     with socket.create_connection(("127.0.0.1", int(owner.agent_address.rsplit(":", 1)[1])), 60) as stream:
         stream.sendall(struct.pack("<4sHH48x", b"DSMT", 99, 0))
-        assert exactly(stream, 40) == struct.pack("<4sHH32x", b"DSMT", 3, 8)
+        assert exactly(stream, 40) == struct.pack("<4sHH32x", b"DSMT", 4, 8)
         assert stream.recv(1) == b""
 
 

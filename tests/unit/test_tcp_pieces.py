@@ -6,7 +6,7 @@ import pytest
 import dsmem
 
 SECRET = b"0bec7" * 12 + b"0b1e"
-SIZES = (8, 1000, 1023, 1024, 1025, 2048, 4096, 4097, 20000)  # around where the ways part
+SIZES = (8, 1000, 1023, 1024, 1025, 2048, 4096, 4097, 20000, 131072, 131073)  # around where the ways part
 NBYTES = 1 << 20
 
 

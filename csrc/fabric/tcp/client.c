@@ -152,7 +152,7 @@ static uint32_t alike(const struct client *c, const struct fabric_op *w)
     const dsm_op *first = w->op;
     size_t most = (HEADS - c->heads_end - TCP_REQUEST) / 8, pieces = PIECES - c->iov_end - 1;
     uint32_t n = 1;
-    if (is_atomic(first) || first->nbytes > TCP_SHORT || gathers(first))
+    if (is_atomic(first) || first->nbytes > tcp_piece_most(first->code) || gathers(first))
         return 1;
     if (most > TCP_PIECES)
         most = TCP_PIECES;
@@ -356,8 +356,8 @@ static void consume(struct client *c)
     }
 }
 
-/* The places of what follows of the payload, up to one that is not worth a piece of its own. Returns how many pieces
- * these are; *total: their bytes. */
+/* The places of what follows of the payload, up to that of a short op, which is not worth a piece of its own. Returns
+ * how many pieces these are; *total: their bytes. */
 static size_t places(const struct client *c, struct iovec *iov, size_t most, size_t *total)
 {
     struct fabric_op *w = c->into;
@@ -368,7 +368,7 @@ static size_t places(const struct client *c, struct iovec *iov, size_t most, siz
         uint64_t run;
         uint8_t *to = place_of(w, from, &run);
         bool follows = n && (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == to;
-        if (!follows && (run < DIRECT || n == most))
+        if (!follows && (w->op->nbytes < DIRECT || n == most))
             break;
         if (follows)
             iov[n - 1].iov_len += run;

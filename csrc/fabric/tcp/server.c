@@ -176,7 +176,7 @@ static bool is_sound(const struct tcp_server *s, const struct tcp_request *q)
         return false;
     if (is_atomic(q) && (q->pieces > 1 || q->nbytes != 8))
         return false;
-    return (q->pieces == 1 || q->nbytes <= TCP_SHORT) && q->nbytes <= INT64_MAX && q->number == s->number;
+    return (q->pieces == 1 || q->nbytes <= tcp_piece_most(q->code)) && q->nbytes <= INT64_MAX && q->number == s->number;
 }
 
 /* Takes the next request from 'in'. */

@@ -33,12 +33,16 @@ enum {
     TCP_PIECES = 1024, /* of a request: more than one only where they are short */
     TCP_SHORT =
         4096, /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
-    TCP_WHOLE = 1024,  /* bytes of a piece that is copied to a reply as a whole */
-    TCP_MORE = 1,      /* flag of a reply: the payload follows, and after it a reply with the status */
-    TCP_WINDOW = 1024, /* atomics of a connection without an answer; the owner remembers the results of so many */
-    TCP_REFUSED = 64,  /* runs of refused requests that it remembers besides */
-    TCP_RECORDS = 512, /* closed connections that an owner remembers */
+    TCP_READ = 1 << 17, /* bytes of a piece of a READ that has several */
+    TCP_WHOLE = 1024,   /* bytes of a piece that is copied to a reply as a whole */
+    TCP_MORE = 1,       /* flag of a reply: the payload follows, and after it a reply with the status */
+    TCP_WINDOW = 1024,  /* atomics of a connection without an answer; the owner remembers the results of so many */
+    TCP_REFUSED = 64,   /* runs of refused requests that it remembers besides */
+    TCP_RECORDS = 512,  /* closed connections that an owner remembers */
 };
+
+/* Bytes of a piece of a request that has several. */
+static inline uint64_t tcp_piece_most(uint8_t code) { return code == DSM_OP_READ ? TCP_READ : TCP_SHORT; }
 
 /* A request, decoded. */
 struct tcp_request {
