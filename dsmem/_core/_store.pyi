@@ -40,7 +40,7 @@ class Store:
         """Allocate n pages, which are all zeros: all of them or none.
 
         Where it fails while a server does not answer, pages that it had by then are given back with the next
-        allocation, or when the handle is closed.
+        allocation, or when the handle is closed. One that is not closed leaves them allocated.
 
         Parameters
         ----------

@@ -76,6 +76,7 @@ cdef class Store(Handle):
     cdef bint beside     # reads run beside each other
     cdef c.dsm_store_shape shape
     cdef list spare  # pages of allocations that have failed, which could not be given back
+    cdef int64_t spare_at  # when that is tried again
     cdef dict transactions  # a weak reference to that of each thread which is in one
     cdef PyThread_type_lock turn
     cdef unsigned long turn_of  # the thread that holds it, or 0
@@ -428,8 +429,8 @@ cdef class Store(Handle):
         cdef int rc
         with nogil:
             rc = c.dsm_store_allocate(self.ptr, pids, n, &left)
-        self.keep_spare(pids, left)
         self.end(turn)
+        keep_spare(self, pids, left)
         if rc:
             raise self.failed(rc, "allocate")
         call_ends(&self.counted, CALL_ALLOCATE, n, began)
@@ -437,14 +438,8 @@ cdef class Store(Handle):
             try:
                 give_back_spare(self)
             except BaseException:  # of a signal handler: no caller gets these, either
-                self.keep_spare(pids, n)
+                keep_spare(self, pids, n)
                 raise
-        return 0
-
-    @cython.final
-    cdef int keep_spare(self, const uint64_t *pids, size_t n) except -1:
-        for i in range(n):
-            self.spare.append(pids[i])
         return 0
 
     def allocate(self):
@@ -747,7 +742,10 @@ cdef class Store(Handle):
             return
         self.refuse_in_use()
         if self.spare:
-            give_back_spare(self)
+            give_back_at_end(self)
+            if not self.live:
+                return
+            self.refuse_in_use()  # other threads may have begun calls meanwhile
         self.part()
 
     @cython.final

@@ -1,16 +1,19 @@
 """Pages that transactions had allocated which were not committed are free again."""
 
 import contextlib
+import multiprocessing
+import threading
 
 import pytest
 import store_nodes
 from epochs import PROPERTIES, eventually, together
-from paging import number_of, page
+from paging import SIZE, number_of, page
 from store_nodes import FABRIC, at_nodes, client, made
 
 from dsmem import errors
 
 nodes = store_nodes.nodes
+spawn = multiprocessing.get_context("spawn")
 SOME = 5
 SOME_IN_DOUBT = 64
 
@@ -71,7 +74,7 @@ def test_fewer_copies_count_than_the_handle_demands(tmp_path):
             assert store.stat()["free"] == 100 - 1
 
 
-MANY = 80  # pages, of which not all are found at once
+MANY = 160  # pages, which take several postings
 FAULTS = 40  # posts in a row
 
 
@@ -110,7 +113,7 @@ def left_by_allocation(address, plan, is_closed):
 def test_an_allocation_fails_and_so_does_what_gives_its_pages_back(nodes, replicas, is_closed):
     """They are given back with the next allocation, or when the handle is closed. Those in doubt may stay."""
     with at_nodes(nodes) as address, client(address) as (cluster, _):
-        with made(cluster, replicas):
+        with made(cluster, replicas, capacity=2 * MANY * SIZE):
             _, posts, left = left_by_allocation(address, "", False)
             assert left == 0
             seen = set()
@@ -120,3 +123,57 @@ def test_an_allocation_fails_and_so_does_what_gives_its_pages_back(nodes, replic
                 assert left == 0 or (left <= SOME_IN_DOUBT and isinstance(failed, errors.OutcomeUnknownError)), n
             assert errors.TransportError in seen
         cluster.unlink("s")
+
+
+@contextlib.contextmanager
+def with_pages_to_give_back(address, n):
+    """A handle that has failed to allocate them, if the posts from n on fail."""
+    with client(address, f"fault+{FABRIC}://?fail={n}-{n + FAULTS}") as (cluster, _):
+        store = cluster.store("s")
+        with contextlib.suppress(errors.TransportError, errors.OutcomeUnknownError):
+            store.allocate_many(MANY)
+        until_it_answers(store.stat)
+        yield store
+
+
+def close_beside(address, n, call):
+    """Close it while another thread calls it. This is a process of its own, since it may crash."""
+    with with_pages_to_give_back(address, n) as store:
+        ended = threading.Event()
+
+        def calls():
+            while not ended.wait(2e-4):  # so that it is closed at times while no other call is under way
+                with contextlib.suppress(errors.StaleDescriptorError, errors.BusyError, errors.PageNotFoundError):
+                    {"stat": store.stat, "read": lambda: store.read(1), "close": store.close}[call]()
+
+        beside = threading.Thread(target=calls)
+        beside.start()
+        while True:
+            with contextlib.suppress(errors.BusyError):
+                store.close()
+                break
+        ended.set()
+        beside.join()
+
+
+@pytest.mark.parametrize("call", ["stat", "read", "close"])
+def test_a_handle_with_pages_to_give_back_is_closed_beside_its_calls(nodes, call):
+    with at_nodes(nodes) as address, client(address) as (cluster, _):
+        with made(cluster, 1, capacity=20 * MANY * SIZE) as own:
+            posts = left_by_allocation(address, "", False)[1]
+            first = next(n for n in posts if leaves_certain_pages(own, address, n))
+            before = own.stat()["free"]
+            for _ in range(8):
+                process = spawn.Process(target=close_beside, args=(address, first, call))
+                process.start()
+                process.join()
+                assert process.exitcode == 0 and own.stat()["free"] == before
+
+
+def leaves_certain_pages(own, address, n):
+    """Whether some are to be given back, and none is in doubt."""
+    before = own.stat()["free"]
+    with with_pages_to_give_back(address, n) as store:
+        left = before - own.stat()["free"]
+        store.close()
+    return left and own.stat()["free"] == before

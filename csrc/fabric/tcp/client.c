@@ -149,6 +149,7 @@ static bool gathers(const dsm_op *op) { return op->code == DSM_OP_WRITE && op->s
  * A WRITE from two pieces has one of its own. */
 static uint32_t alike(const struct client *c, const struct fabric_op *w)
 {
+    enum { TOGETHER = 1 << 22 }; /* bytes: READs that share a request end together */
     const dsm_op *first = w->op;
     size_t most = (HEADS - c->heads_end - TCP_REQUEST) / 8, pieces = PIECES - c->iov_end - 1;
     uint32_t n = 1;
@@ -156,6 +157,8 @@ static uint32_t alike(const struct client *c, const struct fabric_op *w)
         return 1;
     if (most > TCP_PIECES)
         most = TCP_PIECES;
+    if (most > TOGETHER / first->nbytes)
+        most = TOGETHER / first->nbytes;
     for (const dsm_op *last = first; (w = w->next) && n < most; last = w->op, n++) {
         const dsm_op *op = w->op;
         if (gathers(op) || op->code != first->code || fabric_remote_of(op) != fabric_remote_of(first) ||
