@@ -8,7 +8,8 @@ have read of late and do nothing now (--lease); the recovery of the copies that 
 Until then a client gets no answer; the time from the death to its next one is "in all".
 
 A client is killed in the commit of a transaction, and a write to a page that it has locked is waited for. "Known" is
-when --grace is over, for which a client may be cut off.
+when --grace is over, for which a client may be cut off, since the kernel has ended the process and with it its
+connections: "gone" is how long that took.
 
 "untouched" are pages of which the dead had nothing: those of a small store at other nodes, and, where a client died,
 all but those that it was changing. Their p99 after a death is compared with that before; "in time" is what an instant
@@ -25,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -295,8 +297,10 @@ def kill_client(world, seconds):
         world.big.version(pids[0])  # this handle is in the present epoch
         while not locked_of(world.big, pids[-1:]):
             pass
-        died = time.monotonic()
+        died, gone = time.monotonic(), []
         doomed.process.kill()
+        waits = threading.Thread(target=lambda: gone.append(doomed.process.join() or time.monotonic()))
+        waits.start()
         locked = locked_of(world.big, pids)
         if not locked:
             return None
@@ -306,9 +310,11 @@ def kill_client(world, seconds):
             world.big.write(pid, data)
         last = time.monotonic()
         other, _ = world.window(max(0.0, seconds - (last - died)))
-    known = world.given.grace
+        waits.join()
+    known = gone[0] - died + world.given.grace
     return {
         "locked": len(locked),
+        "gone": gone[0] - died,
         "first": {"beyond": max(0.0, first - died - known), "in_all": first - died},
         "all": {"beyond": max(0.0, last - died - known), "in_all": last - died},
         "untouched": ratios(quiet, other),
