@@ -111,7 +111,7 @@ def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
         assert len(s.challenge) == 88, "so much does version 1 wait for before it looks"
         assert s.ended()
     with ControlClient(owner.agent_address) as s:
-        assert s.hello(version=4) == errors.VersionError.code
+        assert s.hello(version=VERSION + 1) == errors.VersionError.code
         assert s.ended()
 
 
