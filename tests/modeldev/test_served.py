@@ -208,6 +208,7 @@ with serving() as (_, at), serving() as (_, another):
     with dsmem.connect(f"{at}/one") as one, dsmem.connect(address) as other:
         with one.segment("table", 10, create=True) as table, other.segment("table") as found:
             table[:] = 7.0
+            assert table[9] == 7, "a READ behind the WRITE: now it is in memory, for others, too"
             assert (found.read() == 7).all()
         pages = {"page_size": 256, "capacity": 100 * 256, "replicas": 2}
         with other.store("s", create=True, **pages) as store:

@@ -17,9 +17,11 @@ import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.handshake import VERSION
 from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, ControlClient, FakeOwner, attach_of, name_of, receive
 
 SECRET = b"the secret of the tests of enemies"
+OURS = struct.pack("<4sH", b"DSMH", VERSION)  # how a challenge begins
 
 
 @pytest.fixture
@@ -191,16 +193,16 @@ HANDSHAKES = {
     "version 2": (challenge(b"DSMH\x02\x00"), errors.VersionError),
     "version 1 that refuses": (challenge(b"DSMH\x01\x00\x08\x00"), errors.VersionError),
     "another version": (challenge(b"DSMH\x09\x00"), errors.VersionError),
-    "another node": (challenge(b"DSMH\x03\x00"), errors.StaleDescriptorError),
+    "another node": (challenge(OURS), errors.StaleDescriptorError),
     "no proof": (verdict(bytes(36)), errors.AuthenticationError),
     "another role's proof": (verdict(bytes(4), "client"), errors.AuthenticationError),
     "a refusal": (verdict(b"\x0b" + bytes(35)), errors.AuthenticationError),
     "a refusal of no known number": (verdict(b"\xff" * 36), errors.ProtocolError),
     "half a verdict": (verdict(bytes(20)), errors.PeerDeadError),
-    "fenced": (challenge(b"DSMH\x03\x00\x18\x00"), errors.FencedError),
-    "unknown refusal": (challenge(b"DSMH\x03\x00\xff\xff"), errors.ProtocolError),
+    "fenced": (challenge(OURS + b"\x18\x00"), errors.FencedError),
+    "unknown refusal": (challenge(OURS + b"\xff\xff"), errors.ProtocolError),
     "the end": (lambda o, c, h: None, errors.PeerDeadError),
-    "half": (lambda o, c, h: c.sendall(b"DSMH\x03\x00"), errors.PeerDeadError),
+    "half": (lambda o, c, h: c.sendall(OURS), errors.PeerDeadError),
 }
 
 

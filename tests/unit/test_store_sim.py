@@ -146,7 +146,7 @@ PLANTED_COPIES = {
     "a lock at a backup alone goes back": (2, "resolve", "versions_ahead(m->heads[0], m->lock) > 0", "false"),
     "the backups are not swept": (2, "resolve", "if (++m->copy < copies_of(e, m->extent))", "if (0)"),
     "a resolution takes backups that moved on for damage": (
-        3,
+        "2x2",
         "resolve",
         "static enum store_next checked(struct store_resolve *m)\n{\n    if (m->heads[m->copy] != m->lock)",
         "static enum store_next checked(struct store_resolve *m)\n{\n    if (0)",
