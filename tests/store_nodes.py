@@ -101,11 +101,16 @@ def image(cluster, copy):
         return bytes(raw)
 
 
+def heads_at(raw):
+    """Where the heads are: docs/protocols/pages.md."""
+    (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
+    return -(-(192 + 16 * slots + 8 * chunks) // 64) * 64
+
+
 def heads(raw):
     """Those of all pages, and where the frames are: docs/protocols/pages.md."""
-    (slots,), (pages, frames, chunks) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<QQQ", raw, 72)
-    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64
-    return struct.unpack_from(f"<{pages}Q", raw, at), frames
+    pages, frames = struct.unpack_from("<QQ", raw, 72)
+    return struct.unpack_from(f"<{pages}Q", raw, heads_at(raw)), frames
 
 
 def is_locked(head):

@@ -565,17 +565,14 @@ def allocated(store: dsmem.Store) -> set[int]:
     extents, pids = store._shape["extents"], set()
     for extent in range(extents):
         raw = found[extent * len(found) // extents]
-        for index, head in enumerate(heads(raw)[0]):
+        first, frames = heads(raw)
+        for index, head in enumerate(first):
             if head >> 52 == 4094:
                 pids.add((head & 0xFFFFFF) << 40 | index * extents + extent)
             elif head >> 52 != 4095:
-                at = heads_at(raw) + (head & 0xFFFFFF) * (64 + SIZE)
+                at = frames + (head & 0xFFFFFF) * (64 + SIZE)
                 pids.add(int.from_bytes(raw[at : at + 8], "little"))
     return pids
-
-
-def heads_at(raw: bytes) -> int:
-    return heads(raw)[1]
 
 
 def run(seed: str, seconds: float, pause: float, folder: Path) -> Total:

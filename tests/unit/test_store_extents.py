@@ -12,7 +12,6 @@ import os
 import pickle
 import random
 import signal
-import struct
 import threading
 import time
 from dataclasses import replace
@@ -33,6 +32,7 @@ from store_nodes import (
     client,
     eventually,
     heads,
+    heads_at,
     image,
     made,
     where,
@@ -285,9 +285,7 @@ def locked_at_a_backup(store, pid):
     number, remote = (pid & NUMBERS) // 2, store._remotes[1]
     raw = bytearray(remote.nbytes)
     remote.read(0, raw)
-    (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
-    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64 + 8 * number
-    was = heads(raw)[0][number]
+    at, was = heads_at(raw) + 8 * number, heads(raw)[0][number]
     lock = 7 << 52 | was & VERSIONS << 24 | 5
     assert remote.compare_swap(at, was, lock) == was
     try:

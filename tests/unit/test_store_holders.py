@@ -7,7 +7,7 @@ import struct
 import pytest
 import store_nodes
 from paging import page
-from store_nodes import NUMBERS, PROPERTIES, VERSIONS, client, heads, where
+from store_nodes import NUMBERS, PROPERTIES, VERSIONS, client, heads, heads_at, where
 
 import dsmem
 from dsmem import errors
@@ -97,9 +97,7 @@ def writer_of(store, pid):
 def locked(store, pid, slot, mark):
     """The page is locked by this client, as it is in its commit."""
     remote, raw = store._memory.remote, image(store)
-    (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
-    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64 + 8 * (pid & NUMBERS)
-    was = heads(raw)[0][pid & NUMBERS]
+    at, was = heads_at(raw) + 8 * (pid & NUMBERS), heads(raw)[0][pid & NUMBERS]
     lock = 2048 + slot + 1 << 52 | was & VERSIONS << 24 | mark
     assert remote.compare_swap(at, was, lock) == was
     yield
